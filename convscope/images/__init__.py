@@ -1,0 +1,1 @@
+"""Pictures: photos read and framed, numbers turned into colours, contact sheets."""

@@ -1,0 +1,130 @@
+"""Which layers a network has: aliases and globs resolved, and the table that ``convscope layers`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from convscope.errors import UsageError, unknown
+from convscope.instrument.address import Address, matching, modules_by_path, parse_address
+from convscope.instrument.receptive_field import Field, receptive_field
+from convscope.instrument.trace import Event, Trace, is_convolution, trace
+
+
+def resolve(model: nn.Module, layer: str | Address, image: Tensor, *, through: nn.Module | None = None) -> list[Address]:
+    """The layers that an address, alias or glob means for images like ``image`` "b c h w", in order of execution.
+
+    A glob and ``@stages`` select layers with spatial maps only; a layer named outright is taken as named.
+    """
+    address = parse_address(layer) if isinstance(layer, str) else layer
+    if address.layer.startswith("@"):
+        found = _alias(address.layer, trace(model, image, through=through))
+    elif address.selects_many:
+        spatial = [e.address.key for e in trace(model, image, through=through).events if is_spatial(e)]
+        found = [parse_address(key) for key in matching(address.layer, spatial)]
+    else:
+        found = [_known(model, address, image, through)]
+    return [replace(f, units=address.units, position=address.position) for f in found]
+
+
+def resolve_one(model: nn.Module, layer: str | Address, image: Tensor, *, through: nn.Module | None = None) -> Address:
+    """As ``resolve``, for what must be one layer."""
+    found = resolve(model, layer, image, through=through)
+    if len(found) > 1:
+        raise UsageError(f"{layer} selects {len(found)} layers, one is needed: {', '.join(f.key for f in found[:6])}")
+    return found[0]
+
+
+def _known(model: nn.Module, address: Address, image: Tensor, through: nn.Module | None) -> Address:
+    paths = modules_by_path(model)
+    if address.path not in paths and address.path != "":
+        raise unknown("layer", address.path, paths, "`convscope layers MODEL` lists them")
+    if address.function is not None:
+        events = trace(model, image, through=through).events
+        if all(event.address.key != address.key for event in events):
+            raise unknown("function call", address.key, [e.address.key for e in events if e.address.function])
+    return address
+
+
+def is_spatial(event: Event) -> bool:
+    return event.value is not None and len(event.value.shape) == 4
+
+
+def _alias(name: str, taken: Trace) -> list[Address]:
+    if name == "@logits":
+        raise UsageError("@logits is the output, not a layer with maps")
+    stages = _stages(taken)
+    if not stages:
+        raise UsageError(f"{name}: the network has no spatial maps")
+    if name == "@last_conv":
+        return [stages[-1].address]
+    if name == "@stages":
+        return [event.address for event in stages]
+    if name.startswith("@stage:"):
+        index = int(name.removeprefix("@stage:"))
+        if not -len(stages) <= index < len(stages):
+            raise UsageError(f"{name}: the network has {len(stages)} stages, 0 to {len(stages) - 1}")
+        return [stages[index].address]
+    raise unknown("alias", name, ["@last_conv", "@stages", "@stage:-1", "@logits"])
+
+
+def _stages(taken: Trace) -> list[Event]:
+    """The last map of each resolution at which a convolution works, after its activation and residual sum.
+
+    A later map of the same size counts only while it comes before the next resolution's convolution, and only if it is
+    made of the convolution's output: a pooled map that is unpooled by chance to the same size is not its successor.
+    """
+    heirs: dict[tuple[int, ...], set[int]] = {}
+    for op in taken.ops:
+        for out in op.outputs[:1]:
+            size = out.shape[2:]
+            if len(out.shape) != 4:
+                continue
+            if is_convolution(op) or any(value.index in heirs.get(size, ()) for value in op.inputs):
+                heirs.setdefault(size, set()).add(out.index)
+    last: dict[tuple[int, ...], Event] = {}
+    for event in taken.events:
+        if is_spatial(event) and event.value is not None and event.value.index in heirs.get(event.value.shape[2:], ()):
+            size = event.value.shape[2:]
+            before = last.get(size)
+            # Several modules may hand on the same value: the outermost is named, but a module rather than a function.
+            if before is None or before.value != event.value or not event.address.function:
+                last[size] = event
+    final = max((size for size in last if min(size) > 1), key=lambda s: last[s].done, default=None)
+    stages = sorted(last.values(), key=lambda event: event.done)
+    if final is None:  # one pixel everywhere: nothing is a gate
+        return stages
+    # Maps of one pixel beside larger ones are the gates of squeeze-and-excite, not a stage.
+    return [event for event in stages if event.value is not None and min(event.value.shape[2:]) > 1]
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One line of the layer table. ``shape`` is that of one image's output."""
+
+    address: str
+    kind: str
+    shape: tuple[int, ...] | None
+    parameters: int
+    field: Field | None
+
+
+def layer_table(model: nn.Module, image: Tensor, *, through: nn.Module | None = None, functions: bool = False) -> list[LayerRow]:
+    """Every module that ran (with ``functions``: every function call too), in order, with its receptive field."""
+    taken = trace(model, image, through=through)
+    rows = []
+    for event in taken.events:
+        if event.address.function and not functions:
+            continue
+        field = receptive_field(taken, event.value) if event.value is not None and is_spatial(event) else None
+        own = event.module.parameters() if event.module is not None else ()
+        parameters = sum(p.numel() for p in own) if event.address.call == 1 else 0
+        shape = event.value.shape[1:] if event.value is not None else None
+        rows.append(LayerRow(event.address.key, event.kind, shape, parameters, field))
+    return rows
+
+
+def stages(model: nn.Module, image: Tensor, *, through: nn.Module | None = None) -> Sequence[Address]:
+    return _alias("@stages", trace(model, image, through=through))

@@ -1,0 +1,130 @@
+"""record: the outputs of named layers, safe from what follows in place, and no more of the forward pass than needed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convscope.errors import UsageError
+from convscope.instrument.address import Address, find_module, parse_address
+from convscope.instrument.calls import CallWatch
+
+
+class _Done(BaseException):
+    """Ends a forward pass. A BaseException, so that no ``except Exception`` in a user's forward swallows it."""
+
+
+class record(Mapping[str, Any]):  # noqa: N801 - read as a verb: with record(...) as kept
+    """Keep what layers put out during the forward passes made inside ``with record(model, layers) as kept``.
+
+    ``kept[layer]`` is the output as the layer made it: the original is kept and a clone goes on downstream, so later
+    in-place operations do not reach it, and gradients do. Of several forward passes the last is kept.
+
+    ``grad``: kept outputs carry gradients; the graph begins at the first of them where nothing before requires any.
+    ``stop``: end the forward pass after the last layer asked for; code after it inside the ``with`` is skipped.
+    ``reduce``: keep ``reduce(output)`` instead, taken inside the hook; nothing is copied.
+    ``replace``: hand ``replace(output)`` on instead of the output, and keep that.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str | Address],
+        *,
+        grad: bool = False,
+        stop: bool = False,
+        reduce: Callable[[Tensor], Any] | None = None,
+        replace: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        addresses = [parse_address(layer) if isinstance(layer, str) else layer for layer in layers]
+        if not addresses:
+            raise UsageError("record needs at least one layer")
+        self.model = model
+        self.wanted = {address.key: address for address in addresses}
+        self.modules = {key: find_module(model, address.path) for key, address in self.wanted.items()}
+        self.grad, self.stop, self.reduce, self.replace = grad, stop, reduce, replace
+        self.kept: dict[str, Any] = {}
+
+    def __enter__(self) -> record:
+        self.kept.clear()
+        self._calls: Counter[int] = Counter()
+        self._seen: set[str] = set()
+        with ExitStack() as stack:
+            callers = {a.path: self.modules[k] for k, a in self.wanted.items() if a.function is not None}
+            self._watch = CallWatch(callers.items(), self._after_call)
+            # The root's start marks a new forward pass: calls are counted afresh, earlier outputs are let go.
+            stack.enter_context(self.model.register_forward_pre_hook(self._begin))
+            hooked = {id(self.modules[k]): self.modules[k] for k, a in self.wanted.items() if a.function is None}
+            for module in hooked.values():
+                stack.enter_context(module.register_forward_hook(self._after_module))
+            if callers:
+                stack.enter_context(self._watch)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        self._stack.close()
+        return kind is _Done
+
+    def _begin(self, *_: Any) -> None:
+        self._calls.clear()
+        self._seen.clear()
+        self.kept.clear()
+        self._watch.restart()
+
+    def _after_module(self, module: nn.Module, _: Any, output: Any) -> Any:
+        self._calls[id(module)] += 1
+        call = self._calls[id(module)]
+        for key, address in self.wanted.items():
+            if address.function is None and address.call == call and self.modules[key] is module:
+                output = self._keep(key, output)
+        return self._hand_on(output)
+
+    def _after_call(self, path: str, name: str, count: int, output: Tensor) -> Tensor:
+        key = Address(f"{path}/{name}", count).key
+        return self._hand_on(self._keep(key, output)) if key in self.wanted else output
+
+    def _keep(self, key: str, output: Any) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise UsageError(f"layer {key} gives {type(output).__name__}, not one tensor: name a layer inside it")
+        self._seen.add(key)
+        if self.reduce is not None:
+            self.kept[key] = self.reduce(output)
+            return output
+        if self.replace is not None:
+            output = self.replace(output)
+        if self.grad and not output.requires_grad:
+            output = output.detach().requires_grad_()
+        self.kept[key] = output if self.grad else output.detach()
+        return output.clone()
+
+    def _hand_on(self, output: Any) -> Any:
+        if self.stop and len(self._seen) == len(self.wanted):
+            raise _Done
+        return output
+
+    def __getitem__(self, layer: str | Address) -> Any:
+        key = layer.key if isinstance(layer, Address) else parse_address(layer).key
+        if key in self.kept:
+            return self.kept[key]
+        if key in self.wanted:
+            raise UsageError(f"layer {key} did not run in the forward pass" + self._hint(key))
+        raise KeyError(key)
+
+    def _hint(self, key: str) -> str:
+        module = self.modules[key]
+        if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+            return ": it is inside scripted code, which calls no hooks"
+        return f": it has fewer than {self.wanted[key].call} calls" if self.wanted[key].call > 1 else ""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.kept)
+
+    def __len__(self) -> int:
+        return len(self.kept)

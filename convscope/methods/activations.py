@@ -1,0 +1,39 @@
+"""Activations."""
+
+from __future__ import annotations
+
+from convscope.errors import UsageError
+from convscope.instrument.record import record
+from convscope.instrument.state import undisturbed
+from convscope.instrument.target import Target
+from convscope.methods._cam import cam_layer
+from convscope.methods.explanation import Explanation, explain
+from convscope.methods.registry import register, setting
+from convscope.models.classifier import Classifier
+from convscope.types import Images
+
+
+@register("activations", "features", "signed", targeted=False)
+class Activations:
+    """Feature maps: what a layer's units say at every place (Zeiler & Fergus 2013, 2.1).
+
+    ``raw`` "b k fh fw": the layer's output as it is; units named with the layer (``features.3:0-15``) are cut out. The
+    forward pass ends at the layer. A layer without rows and columns gives "b k 1 1".
+    """
+
+    layer: str = setting("@last_conv", "the layer whose maps are shown, or units of it")
+
+    def run(self, classifier: Classifier, images: Images, target: Target | None = None) -> Explanation:
+        layer = cam_layer(classifier, images, self.layer)
+        with undisturbed(classifier, grad=False), record(classifier.network, [layer], stop=True) as kept:
+            classifier(images)
+        maps = kept[layer]
+        if maps.ndim == 2:
+            maps = maps[:, :, None, None]
+        if maps.ndim != 4:
+            raise UsageError(f"layer {layer.key} gives {tuple(maps.shape[1:])} an image, not maps")
+        if layer.units is not None:
+            if max(layer.units) >= maps.shape[1]:
+                raise UsageError(f"unit {max(layer.units)} is out of range: {layer.key} has {maps.shape[1]} units")
+            maps = maps[:, list(layer.units)]
+        return explain(self, classifier, images, None, maps.to(images.dtype), None, layer=layer.key, units=layer.units)

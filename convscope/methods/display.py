@@ -1,0 +1,115 @@
+"""How explanations are drawn: which colours and which sheet a kind of result gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from convscope.images import colour
+from convscope.images.frame import Placement
+from convscope.images.sheet import contact_sheet, save_each as save_tiles
+from convscope.methods.registry import Traits
+
+if TYPE_CHECKING:
+    from convscope.methods.explanation import Explanation
+
+SLICES = 32  # input channels of a deep filter that are drawn
+
+
+def picture(raw: Tensor, traits: Traits) -> Image.Image:
+    """One row in the colours of its kind."""
+    if not bool(raw.isfinite().all()):
+        return _blank(raw)
+    if traits.kind == "pixels":
+        if traits.sign == "positive":
+            return Image.fromarray(colour.heat(raw.abs().sum(0), limit=colour.robust_limit(raw.abs().sum(0)) or None))
+        return Image.fromarray(colour.pixels(raw))
+    if traits.kind == "features":
+        return merged(raw)
+    return Image.fromarray(colour.signed(raw) if traits.sign == "signed" else colour.heat(raw))
+
+
+def _blank(raw: Tensor) -> Image.Image:
+    """What stands for a map that is not finite."""
+    height, width = raw.shape[-2:]
+    tile = np.zeros((height, width, 3), np.uint8)
+    tile[(np.add.outer(np.arange(height), np.arange(width)) // 4) % 2 == 0] = (200, 0, 120)
+    return Image.fromarray(tile)
+
+
+def over(photo: Image.Image, values: Tensor, *, signed: bool, alpha: float, placement: Placement | None) -> Image.Image:
+    """A map on the canvas, over the photo."""
+    if not bool(values.isfinite().all()):
+        return _blank(values).resize(photo.size)
+    seen = None
+    # The scale is the canvas's: what the way to the photo smooths away must not change it.
+    limit = colour.robust_limit(values) if signed else float(values.max())
+    if placement is not None:
+        values, seen = placement.to_photo(values), placement.seen
+        height, width = placement.original
+        seen = None if seen == (0, 0, height, width) else seen
+    draw = colour.overlay_signed if signed else colour.overlay
+    return Image.fromarray(draw(photo, values, alpha=alpha, limit=limit if limit > 0 else None, seen=seen))
+
+
+def feature_sheet(raw: Tensor, units: Sequence[int], *, title: str, columns: int) -> Image.Image:
+    """Every channel of every image's maps, stretched one by one; dead ones are marked."""
+    tiles, labels, dead = [], [], []
+    for maps in raw:
+        for unit, map, stretched in zip(units, maps, colour.stretch(maps.nan_to_num()), strict=True):
+            tiles.append(np.round(stretched * 255).astype(np.uint8))
+            labels.append(str(unit))
+            dead.append(not bool(map.any()))
+    alive = f"{len(units)} units"
+    if any(dead) and len(raw) == 1:
+        alive += f", {sum(dead)} of them silent here"
+    height, width = raw.shape[-2:]
+    return contact_sheet(tiles, labels, columns=columns, dead=dead, title=f"{title}: {alive} of {height}x{width}")
+
+
+def filter_sheet(raw: Tensor, units: Sequence[int], *, title: str, columns: int | None) -> Image.Image:
+    """Filters: in colour or grey where they see pixels, else a row of slices each, all slices of a filter on one scale."""
+    count, inputs, height, width = raw.shape
+    title = f"{title}: {count} filters of {inputs}x{height}x{width}"
+    if inputs in (1, 3):
+        tiles = [colour.pixels(weights, limit=float(weights.abs().max()) or None) for weights in raw]
+        return contact_sheet(tiles, [str(u) for u in units], columns=columns or 16, title=title)
+    shown = min(inputs, SLICES)
+    if shown < inputs:
+        title += f", the first {shown} inputs"
+    tiles, labels = [], []
+    for unit, weights in zip(units, raw, strict=True):
+        limit = float(weights.abs().max()) or None
+        tiles += [colour.signed(weights[i], limit=limit) for i in range(shown)]
+        labels += [f"{unit}/{i}" for i in range(shown)]
+    return contact_sheet(tiles, labels, columns=columns or shown, title=title)
+
+
+def merged(maps: Tensor) -> Image.Image:
+    """All maps of a layer as one."""
+    return Image.fromarray(colour.grey(colour.merge(maps.nan_to_num()), limit=1))
+
+
+def sheet(tiles: Sequence[Image.Image], labels: Sequence[str], *, title: str, columns: int) -> Image.Image:
+    """Pictures beside one another."""
+    side = max(max(tile.size) for tile in tiles)
+    return contact_sheet(tiles, labels, columns=columns, tile=min(max(side, 160), 320), title=title)
+
+
+def save_each(found: Explanation, folder: Path, row: int) -> list[Path]:
+    """Every part of a result as a file of its own."""
+    kind = found.traits.kind
+    if kind == "features":
+        tiles = [Image.fromarray(colour.grey(m, limit=1)) for m in colour.stretch(found.raw[row].nan_to_num())]
+        return save_tiles(tiles, [f"unit-{u:04d}" for u in found.units], folder)
+    if kind == "weights":
+        tiles = [filter_sheet(w[None], [u], title=f"filter {u}", columns=None) for u, w in zip(found.units, found.raw)]
+        return save_tiles(tiles, [f"filter-{u:04d}" for u in found.units], folder)
+    values = found.raw[row] if kind == "map" else found.raw[row].abs().sum(0)
+    grey = Image.fromarray(colour.grey(values.clamp_min(0)))
+    return save_tiles([grey, found.picture(row), found.overlay(row)], ["grey", "heat", "overlay"], folder)

@@ -1,0 +1,230 @@
+"""Explanation: what a method found, as numbers, and how it is shown. Normalised only for display."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from convscope.errors import UsageError
+from convscope.images.frame import Placement, to_image
+from convscope.images.read import Photo
+from convscope.instrument.target import Target
+from convscope.methods import display
+from convscope.methods.registry import Traits
+from convscope.models.classifier import Classifier
+from convscope.types import Images, Scores
+
+
+@dataclass(frozen=True)
+class View:
+    """An image as the user gave it, and where the network's canvas lies on it."""
+
+    photo: Photo
+    placement: Placement
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The raw result of a method for a batch of images, one row a target.
+
+    ``raw``: signed numbers on the device of the computation, shaped as ``traits.kind`` says. ``labels``: what each row
+    explains. ``scores``: each target's score. ``layer``: the layer looked at. ``baseline``: what stood for "nothing
+    there". ``notes``: what its reader should know, such as a map that is zero everywhere.
+    """
+
+    raw: Tensor
+    method: str
+    traits: Traits
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    target: Target = field(default_factory=Target)
+    labels: tuple[str, ...] = ()
+    scores: Scores | None = None
+    layer: str | None = None
+    baseline: str | None = None
+    notes: tuple[str, ...] = ()
+    images: Images | None = None
+    views: tuple[View, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, row: int | slice) -> Explanation:
+        """The explanation of one row, or of some."""
+        rows = slice(row, row + 1 or None) if isinstance(row, int) else row
+        if isinstance(row, int) and not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+
+        def take(values: Any) -> Any:
+            return values[rows] if values is not None and len(values) == len(self) else values
+
+        return replace(
+            self,
+            raw=self.raw[rows],
+            target=self.target[rows],
+            labels=take(self.labels),
+            scores=take(self.scores),
+            images=take(self.images),
+            views=take(self.views),
+        )
+
+    @cached_property
+    def title(self) -> str:
+        """One line for a picture: method and layer."""
+        return self.method + (f" at {self.layer}" if self.layer else "")
+
+    def photo(self, row: int = 0) -> Image.Image:
+        """The photo of a row at its own resolution, or the canvas where a tensor was given."""
+        if self.views:
+            return self.views[row].photo.image
+        if self.images is None:
+            raise UsageError(f"{self.method} looks at weights: there is no photo")
+        return to_image(self.images[row])
+
+    def picture(self, row: int = 0) -> Image.Image:
+        """A row alone, in colours: heat for positive maps, red and blue for signed ones, grey 0 for pixels."""
+        return display.picture(self.raw[row], self.traits)
+
+    def overlay(self, row: int = 0, *, alpha: float = 0.6) -> Image.Image:
+        """A row's map over its photo, at the photo's own resolution; what the network did not see is dimmed."""
+        if self.traits.kind not in ("map", "pixels"):
+            raise UsageError(f"{self.method} has no map on the photo: use sheet()")
+        values = self.raw[row] if self.traits.kind == "map" else self.raw[row].abs().sum(0)
+        signed = self.traits.kind == "map" and self.traits.sign == "signed"
+        placement = self.views[row].placement if self.views else None
+        return display.over(self.photo(row), values, signed=signed, alpha=alpha, placement=placement)
+
+    def sheet(self, *, columns: int | None = None) -> Image.Image:
+        """All of it on one labelled sheet: every channel of features, every filter, every row's map and overlay."""
+        if self.traits.kind == "features":
+            return display.feature_sheet(self.raw, self.units, title=self.title, columns=columns or 16)
+        if self.traits.kind == "weights":
+            return display.filter_sheet(self.raw, self.units, title=self.title, columns=columns)
+        tiles, labels = [], []
+        for row in range(len(self)):
+            tiles += [self.picture(row), self.overlay(row)]
+            labels += [self.label(row), ""]
+        return display.sheet(tiles, labels, title=self.title, columns=columns or min(8, len(tiles)))
+
+    def merged(self, row: int = 0) -> Image.Image:
+        """All of a layer's maps as one: the sum of the stretched maps, stretched again."""
+        if self.traits.kind != "features":
+            raise UsageError(f"merged() is for feature maps, {self.method} gives {self.traits.kind}")
+        return display.merged(self.raw[row])
+
+    def label(self, row: int) -> str:
+        """What a row explains, with its score."""
+        name = self.labels[row] if self.labels else ""
+        return name if self.scores is None else f"{name} ({float(self.scores[row]):.3g})"
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Numbers of the channels or filters of features and weights."""
+        chosen = self.settings.get("units")
+        count = self.raw.shape[1] if self.traits.kind == "features" else self.raw.shape[0]
+        return tuple(chosen) if chosen else tuple(range(count))
+
+    def save(self, path: str | Path) -> Path:
+        """Write it: .safetensors or .pt (tensors only) keeps the raw numbers, .png, .jpg or .webp the sheet."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file({"raw": self.raw.detach().cpu().contiguous()}, path, {"about": str(self.about())})
+        elif path.suffix == ".pt":
+            torch.save({"raw": self.raw.detach().cpu()}, path)
+        elif path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
+            self.sheet().save(path)
+        else:
+            raise UsageError(f"{path}: save as .safetensors or .pt (numbers), or .png, .jpg, .webp (picture)")
+        return path
+
+    def save_each(self, folder: str | Path, row: int = 0) -> list[Path]:
+        """Each map (or filter) alone as a picture in ``folder``, named by its unit; a CAM as grey, heat and overlay."""
+        return display.save_each(self, Path(folder), row)
+
+    def plot(self) -> Any:
+        """A matplotlib figure of the sheet, for a notebook or a paper."""
+        from matplotlib.figure import Figure
+
+        picture = self.sheet()
+        figure = Figure(figsize=(picture.width / 100, picture.height / 100), dpi=100)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.imshow(picture)
+        axes.axis("off")
+        return figure
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.sheet().save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def about(self) -> dict[str, Any]:
+        """Everything but the numbers, in plain types."""
+        return {
+            "method": self.method,
+            "settings": dict(self.settings),
+            "layer": self.layer,
+            "targets": list(self.labels),
+            "scores": None if self.scores is None else [float(s) for s in self.scores],
+            "baseline": self.baseline,
+            "notes": list(self.notes),
+            "shape": list(self.raw.shape),
+            "photos": [view.photo.name for view in self.views],
+        }
+
+    def __repr__(self) -> str:
+        rows = ", ".join(self.label(i) for i in range(min(3, len(self)))) if self.labels else ""
+        more = f" and {len(self) - 3} more" if self.labels and len(self) > 3 else ""
+        return f"<Explanation {self.title}: {rows}{more}, raw {tuple(self.raw.shape)}>"
+
+
+def explain(
+    method: Any,
+    classifier: Classifier,
+    images: Images | None,
+    target: Target | None,
+    raw: Tensor,
+    scores: Scores | None,
+    *,
+    layer: str | None = None,
+    baseline: str | None = None,
+    notes: Sequence[str] = (),
+    units: tuple[int, ...] | None = None,
+) -> Explanation:
+    """What a method's ``run`` gives back. Maps that are not finite or zero everywhere are noted, never silently drawn."""
+    raw = raw.detach()
+    settings = asdict(method) | ({"units": units} if units is not None else {})
+    return Explanation(
+        raw=raw,
+        method=method.name,
+        traits=method.traits,
+        settings=settings,
+        target=target or Target(),
+        labels=target.labels(classifier.classes, len(raw)) if target is not None else (),
+        scores=None if scores is None else scores.detach().to(raw.dtype),
+        layer=layer,
+        baseline=baseline,
+        notes=(*notes, *_faults(raw)),
+        images=None if images is None else images.detach(),
+    )
+
+
+def _faults(raw: Tensor) -> list[str]:
+    flat = raw.flatten(1)
+    finite = flat.isfinite().all(1)
+    faults = [f"row {i} is not finite: check the weights and the image" for i in (~finite).nonzero().flatten().tolist()]
+    zero = (finite & ~flat.any(1)).nonzero().flatten().tolist()
+    if zero and len(raw) == 1:
+        faults.append("the map is zero everywhere: nothing was found for this target")
+    elif zero:
+        faults.append(f"zero everywhere: row {', '.join(map(str, zero[:8]))}{' ...' if len(zero) > 8 else ''}")
+    return faults

@@ -1,0 +1,88 @@
+"""Occlusion."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from convscope.errors import UsageError
+from convscope.instrument.perturb import variant_scores
+from convscope.instrument.state import undisturbed
+from convscope.instrument.target import Target
+from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB
+from convscope.methods._fill import FILL_HELP, FILLS, fill_like
+from convscope.methods.explanation import Explanation, explain
+from convscope.methods.registry import register, setting
+from convscope.models.classifier import Classifier
+from convscope.types import Images
+
+Window = tuple[int, int]  # first row and column of an occluder
+
+
+@register("occlusion", "map", "signed", costly=True)
+class Occlusion:
+    """Occlusion: a square slides over the image, the drop of the score is what it hid (Zeiler & Fergus 2013, 4.2).
+
+    Windows cover the whole image, the last ones flush with its border. A window's value is the clean score less the
+    occluded one, signed; a pixel's value is the mean over the windows that cover it. ``raw`` "b h w", in units of the
+    score (a class's logit).
+    """
+
+    size: int | None = setting(None, "side of the square in pixels; none: a seventh of the shorter side (32 of 224)")
+    stride: int | None = setting(None, "step between windows in pixels; none: a quarter of the size")
+    fill: str = setting("grey", FILL_HELP, choices=FILLS)
+    budget: float = setting(BUDGET_MIB, BUDGET_HELP)
+    chunk: int | None = setting(None, "windows in one forward pass; none: as the budget allows")
+
+    def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
+        windows, side = self.windows(*images.shape[-2:])
+        with undisturbed(classifier, grad=False):
+            scores, settled = target.score(classifier, images)
+        filled = fill_like(images, self.fill)
+        maps = []
+        for i in range(len(images)):
+            drops = self._drops(classifier, images[i : i + 1], filled[i : i + 1], settled[i : i + 1], windows, side)
+            maps.append(spread(drops, windows, side, images.shape[-2], images.shape[-1]))
+        return explain(self, classifier, images, settled, torch.stack(maps).to(images.dtype), scores, baseline=self.fill)
+
+    def windows(self, height: int, width: int) -> tuple[list[Window], int]:
+        """Where the square lies, in reading order, and its side."""
+        side = self.size if self.size is not None else max(1, round(min(height, width) / 7))
+        stride = self.stride if self.stride is not None else max(1, side // 4)
+        if side < 1 or stride < 1:
+            raise UsageError(f"occlusion: size and stride must be at least 1, got {side} and {stride}")
+        if side > min(height, width):
+            raise UsageError(f"occlusion: a square of {side} does not fit into {height}x{width}")
+        return [(row, col) for row in steps(height, side, stride) for col in steps(width, side, stride)], side
+
+    def _drops(
+        self, classifier: Classifier, image: Images, filled: Images, target: Target, windows: list[Window], side: int
+    ) -> Tensor:
+        def occluded(rows: slice) -> Images:
+            batch = image.repeat(rows.stop - rows.start, 1, 1, 1)
+            for variant, (row, col) in zip(batch, windows[rows], strict=True):
+                variant[:, row : row + side, col : col + side] = filled[0, :, row : row + side, col : col + side]
+            return batch
+
+        with undisturbed(classifier, grad=False):
+            clean, _ = target.score(classifier, image)
+        scores = variant_scores(
+            classifier, image, target, len(windows), occluded, budget=self.budget, chunk=self.chunk, label="occlusion"
+        )
+        return (clean - scores).to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def steps(length: int, side: int, stride: int) -> list[int]:
+    """Starts of windows of ``side`` that cover ``length``, the last flush with the end."""
+    starts = list(range(0, length - side + 1, stride))
+    return starts if starts[-1] + side == length else [*starts, length - side]
+
+
+def spread(drops: Tensor, windows: list[Window], side: int, height: int, width: int) -> Tensor:
+    """Values of windows -> "h w": each pixel the mean over the windows that cover it."""
+    total = drops.new_zeros(height, width)
+    count = drops.new_zeros(height, width)
+    for drop, (row, col) in zip(drops, windows, strict=True):
+        total[row : row + side, col : col + side] += drop
+        count[row : row + side, col : col + side] += 1
+    return total / count

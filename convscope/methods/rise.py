@@ -1,0 +1,88 @@
+"""RISE."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convscope.errors import UsageError
+from convscope.instrument.perturb import variant_scores
+from convscope.instrument.state import undisturbed
+from convscope.instrument.target import Target
+from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB
+from convscope.methods.explanation import Explanation, explain
+from convscope.methods.registry import register, setting
+from convscope.models.classifier import Classifier, probabilities
+from convscope.types import Images, Scores
+
+
+@register("rise", "map", "signed", costly=True)
+class Rise:
+    """RISE: random masks, weighed with the score of what they leave visible (Petsiuk et al. 2018, arXiv 1806.07421).
+
+    Masks are coarse random grids, enlarged bilinearly and shifted at random. ``raw`` "b h w": sum of score times mask,
+    over masks times the share kept. The score of a class is its probability (so ``raw`` is at least 0); of a unit, or
+    of one class against another, it is the target's own.
+    """
+
+    masks: int = setting(1000, "how many masks; the paper takes 4000 to 8000")
+    grid: int = setting(7, "cells of the coarse grid along the shorter side")
+    keep: float = setting(0.5, "probability that a cell is kept")
+    seed: int = setting(0, "seed of the masks, which are the same for every image")
+    budget: float = setting(BUDGET_MIB, BUDGET_HELP)
+    chunk: int | None = setting(None, "masks in one forward pass; none: as the budget allows")
+
+    def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
+        if self.masks < 1 or self.grid < 1 or not 0 < self.keep < 1:
+            raise UsageError("rise: masks and grid must be at least 1 and keep between 0 and 1")
+        with undisturbed(classifier, grad=False):
+            scores, settled = target.score(classifier, images)
+        draw = _Masks(self, *images.shape[-2:])
+        maps = []
+        for i in range(len(images)):
+            image = images[i : i + 1]
+            weights = variant_scores(
+                classifier,
+                image,
+                settled[i : i + 1],
+                self.masks,
+                lambda rows, image=image: image * draw(rows)[:, None].to(image),  # type: ignore[misc]
+                budget=self.budget,
+                chunk=self.chunk,
+                label="rise",
+                score=_score,
+            ).to(torch.promote_types(images.dtype, torch.float32))
+            total = sum(
+                torch.einsum("n,nhw->hw", weights[start : start + 64], draw(slice(start, start + 64)).to(weights))
+                for start in range(0, self.masks, 64)
+            )
+            maps.append(total / (self.masks * self.keep))
+        return explain(self, classifier, images, settled, torch.stack(maps).to(images.dtype), scores, baseline="black")
+
+
+def _score(outputs: Tensor, target: Target) -> Scores:
+    plain = target.layer is None and target.function is None and target.against is None
+    return target.pick(probabilities(outputs) if plain else outputs)
+
+
+class _Masks:
+    """The masks, made anew for any rows: only their grids and shifts are kept. Drawn on the CPU, for any device alike."""
+
+    def __init__(self, settings: Rise, height: int, width: int) -> None:
+        cell = -(-min(height, width) // settings.grid)
+        rows, cols = -(-height // cell), -(-width // cell)
+        generator = torch.Generator().manual_seed(settings.seed)
+        count = settings.masks
+        self.grids = (torch.rand(count, 1, rows + 1, cols + 1, generator=generator) < settings.keep).float()
+        self.shifts = torch.randint(0, cell, (count, 2), generator=generator).tolist()
+        self.full = ((rows + 1) * cell, (cols + 1) * cell)
+        self.height, self.width = height, width
+
+    def __call__(self, rows: slice) -> Tensor:
+        large = F.interpolate(self.grids[rows], self.full, mode="bilinear", align_corners=False)[:, 0]
+        cut = [
+            mask[top : top + self.height, left : left + self.width]
+            for mask, (top, left) in zip(large, self.shifts[rows], strict=True)
+        ]
+        return torch.stack(cut)

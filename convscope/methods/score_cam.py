@@ -1,0 +1,65 @@
+"""Score-CAM."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from convscope.instrument.perturb import variant_scores
+from convscope.instrument.record import record
+from convscope.instrument.state import undisturbed
+from convscope.instrument.target import Target
+from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB
+from convscope.methods._cam import LAYER_HELP, cam_layer, to_canvas
+from convscope.methods.explanation import Explanation, explain
+from convscope.methods.registry import register, setting
+from convscope.models.classifier import Classifier
+from convscope.types import Features, Images
+
+
+@register("score-cam", "map", "positive", costly=True)
+class ScoreCam:
+    """Score-CAM (Wang et al. 2020, arXiv 1910.01279).
+
+    Each of the layer's maps, enlarged and stretched to [0, 1], masks the image; the softmax of the masked images' scores
+    weighs the maps, which are summed and rectified. No gradient is used; one forward pass a channel. Masked pixels are
+    black. ``raw`` "b h w", at least 0.
+    """
+
+    layer: str = setting("@last_conv", LAYER_HELP)
+    budget: float = setting(BUDGET_MIB, BUDGET_HELP)
+    chunk: int | None = setting(None, "masks in one forward pass; none: as the budget allows")
+
+    def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
+        layer = cam_layer(classifier, images, self.layer)
+        with undisturbed(classifier, grad=False), record(classifier.network, [layer]) as kept:
+            scores, settled = target.score(classifier, images)
+        maps = kept[layer]
+        weights = torch.stack([self._weights(classifier, images, maps, settled, i) for i in range(len(images))])
+        raw = to_canvas((maps * weights[:, :, None, None].to(maps.dtype)).sum(1).relu(), images)
+        return explain(self, classifier, images, settled, raw, scores, layer=layer.key, baseline="black")
+
+    def _weights(self, classifier: Classifier, images: Images, maps: Features, target: Target, i: int) -> torch.Tensor:
+        image = images[i : i + 1]
+
+        def masked(rows: slice) -> Images:
+            large = F.interpolate(maps[i : i + 1, rows], image.shape[-2:], mode="bilinear", align_corners=False)
+            return image * _unit_range(large)[0, :, None].to(image.dtype)
+
+        scores = variant_scores(
+            classifier,
+            image,
+            target[i : i + 1],
+            maps.shape[1],
+            masked,
+            budget=self.budget,
+            chunk=self.chunk,
+            label="score-cam",
+        )
+        return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(0)
+
+
+def _unit_range(maps: Features) -> Features:
+    """Each map from its own [min, max] to [0, 1]; a constant one masks everything."""
+    low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+    return torch.where(high > low, (maps - low) / (high - low), 0)

@@ -1,0 +1,140 @@
+"""One progress and cancel contract for every long job.
+
+A job writes ``for item in track(items, "occlusion")`` and knows nothing of terminals. Whoever started it may listen
+with ``with reporting(ConsoleProgress()):`` or stop it with ``reporting(cancel=...)``; without a listener it is silent.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol, TextIO, TypeVar
+
+from convscope.errors import Cancelled
+
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Who listens to a job. Jobs may nest; ``end`` always comes, also after an exception."""
+
+    def begin(self, label: str, total: int) -> None: ...
+
+    def advance(self, done: int) -> None: ...
+
+    def end(self) -> None: ...
+
+
+_listener: ContextVar[tuple[Progress | None, Callable[[], bool] | None]] = ContextVar("listener", default=(None, None))
+
+
+@contextmanager
+def reporting(progress: Progress | None = None, *, cancel: Callable[[], bool] | None = None) -> Iterator[None]:
+    """Let ``progress`` listen to the jobs inside, and end them with ``Cancelled`` once ``cancel()`` is true."""
+    token = _listener.set((progress, cancel))
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def track(items: Sequence[T], label: str, *, weigh: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
+    """Yield ``items``, telling the listener after each how many of ``weigh``'s units are done."""
+    progress, cancel = _listener.get()
+    if progress is None and cancel is None:
+        yield from items
+        return
+    if progress is not None:
+        progress.begin(label, sum(weigh(item) for item in items))
+    try:
+        for item in items:
+            if cancel is not None and cancel():
+                raise Cancelled(f"{label} was cancelled")
+            yield item
+            if progress is not None:
+                progress.advance(weigh(item))
+    finally:
+        if progress is not None:
+            progress.end()
+
+
+class ConsoleProgress:
+    """A bar with time left on a terminal, a plain line every few seconds elsewhere; jobs under a second say nothing."""
+
+    def __init__(self, stream: TextIO | None = None, *, patience: float = 1.0, every: float = 5.0) -> None:
+        self.stream = stream or sys.stderr
+        self.patience = patience
+        self.every = every
+        self._jobs: list[_Job] = []
+
+    def begin(self, label: str, total: int) -> None:
+        job = _TerminalJob if self.stream.isatty() else _PlainJob
+        self._jobs.append(job(self, label, total))
+
+    def advance(self, done: int) -> None:
+        self._jobs[-1].advance(done)
+
+    def end(self) -> None:
+        self._jobs.pop().end()
+
+
+class _Job:
+    def __init__(self, console: ConsoleProgress, label: str, total: int) -> None:
+        self.console, self.label, self.total = console, label, total
+        self.done = 0
+        self.start = time.monotonic()
+
+    def advance(self, done: int) -> None:
+        self.done += done
+        self.show(time.monotonic() - self.start)
+
+    def show(self, seconds: float) -> None:
+        raise NotImplementedError
+
+    def end(self) -> None:
+        raise NotImplementedError
+
+
+class _PlainJob(_Job):
+    def __init__(self, console: ConsoleProgress, label: str, total: int) -> None:
+        super().__init__(console, label, total)
+        self.next = console.every
+
+    def show(self, seconds: float) -> None:
+        if seconds >= self.next and self.done < self.total:
+            left = seconds / self.done * (self.total - self.done)
+            print(f"{self.label}: {self.done}/{self.total}, {left:.0f} s left", file=self.console.stream, flush=True)
+            self.next = seconds + self.console.every
+
+    def end(self) -> None:
+        seconds = time.monotonic() - self.start
+        if seconds >= self.console.every:
+            print(f"{self.label}: {self.done}/{self.total} in {seconds:.0f} s", file=self.console.stream, flush=True)
+
+
+class _TerminalJob(_Job):
+    def __init__(self, console: ConsoleProgress, label: str, total: int) -> None:
+        super().__init__(console, label, total)
+        self.bar = None
+
+    def show(self, seconds: float) -> None:
+        if self.bar is None and seconds >= self.console.patience:
+            self._open()
+        if self.bar is not None:
+            self.bar.update(self.task, completed=self.done)
+
+    def _open(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=Console(file=self.console.stream), transient=True)
+        self.task = self.bar.add_task(self.label, total=self.total)
+        self.bar.start()
+
+    def end(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
