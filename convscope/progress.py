@@ -41,6 +41,16 @@ def reporting(progress: Progress | None = None, *, cancel: Callable[[], bool] | 
         _listener.reset(token)
 
 
+@contextmanager
+def reporting_unless_listened() -> Iterator[None]:
+    """Show long jobs on the console, unless someone listens already."""
+    if _listener.get() != (None, None):
+        yield
+        return
+    with reporting(ConsoleProgress()):
+        yield
+
+
 def track(items: Sequence[T], label: str, *, weigh: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
     """Yield ``items``, telling the listener after each how many of ``weigh``'s units are done."""
     progress, cancel = _listener.get()

@@ -111,7 +111,7 @@ def overlay_signed(
 
 
 def _blend(photo: Image.Image, colours: Picture, strength: np.ndarray, alpha: float, seen: Box | None) -> Picture:
-    """Colours over the photo, as opaque as they are strong: a little more than in proportion, to show middling values."""
+    """Colours over the photo, as opaque as they are strong, and a little more so that middling ones show."""
     if not 0 <= alpha <= 1:
         raise UsageError(f"alpha is an opacity from 0 to 1, got {alpha:g}")
     under = _dimmed(np.asarray(photo.convert("RGB"), dtype=np.float32), seen)

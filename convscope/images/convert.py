@@ -7,9 +7,17 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageColor
 
 from convscope.errors import ImageError, UsageError
+
+
+def paper_colour(background: str) -> tuple[int, ...]:
+    """A colour's name as RGB."""
+    try:
+        return ImageColor.getrgb(background)[:3]
+    except ValueError:
+        raise UsageError(f"unknown colour {background!r} (a CSS name such as white, or #rrggbb)") from None
 
 
 def flatten(image: Image.Image, paper: tuple[int, ...], label: str) -> Image.Image:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageColor, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from convscope.errors import ImageError, UsageError
-from convscope.images.convert import flatten, from_array
+from convscope.images.convert import flatten, from_array, paper_colour
 
 # The formats people keep photos in. Not all that Pillow knows: its EPS runs Ghostscript, its ICO hides a second header.
 # A JPEG with several pictures (MPO) comes by JPEG; HEIF is there once pillow_heif is installed and registered.
@@ -47,7 +47,7 @@ def read_photo(source: Source, *, background: str = "white", name: str | None = 
 
     Raises UsageError for what is not there or not a photo by its type, ImageError for a file that cannot be read.
     """
-    paper = _paper(background)
+    paper = paper_colour(background)
     if isinstance(source, Photo):
         return source if name is None else replace(source, name=name)
     if isinstance(source, str | Path):
@@ -66,13 +66,6 @@ def printable(name: object) -> str:
     """A name as it can stand in one line of text: escaped if it holds line breaks or undecodable bytes."""
     text = str(name)
     return text if text.isprintable() else ascii(text)
-
-
-def _paper(background: str) -> tuple[int, ...]:
-    try:
-        return ImageColor.getrgb(background)[:3]
-    except ValueError:
-        raise UsageError(f"unknown colour {background!r} (a CSS name such as white, or #rrggbb)") from None
 
 
 def _path(source: str | Path) -> Path:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from convscope.errors import ConvscopeError, UsageError
+from convscope.images.convert import paper_colour
+from convscope.images.lettering import font, line_height, one_line, wrap, write
 
 Tile: TypeAlias = Image.Image | np.ndarray
 
@@ -43,7 +42,7 @@ def contact_sheet(
     truth value for each tile; they are crossed out and say so.
     """
     images = [_image(item, i) for i, item in enumerate(tiles)]
-    paper = _paper(background)
+    paper = paper_colour(background)
     if not images:
         raise UsageError("a contact sheet needs at least one picture")
     if columns < 1 or (tile is not None and tile < 1):
@@ -56,7 +55,8 @@ def contact_sheet(
     images = [_fit(image, side) for image in images]
     for i in marked:
         images[i] = _crossed_out(images[i])
-    return _Page(images, labels, columns, title or "", paper).draw()
+    texts = [""] * len(images) if labels is None else [str(label) for label in labels]
+    return _drawn(images, texts, columns, title or "", paper)
 
 
 def row(
@@ -96,44 +96,33 @@ def save_each(
     return paths
 
 
-@dataclass(frozen=True)
-class _Page:
-    """The measured sheet: what goes where is settled before anything is drawn."""
-
-    images: list[Image.Image]
-    labels: Sequence[str] | None
-    columns: int
-    title: str
-    paper: tuple[int, ...]
-
-    def draw(self) -> Image.Image:
-        cell_w = max(image.width for image in self.images)
-        cell_h = max(image.height for image in self.images)
-        small, large = _font(_label_size(cell_w), self._text()), _font(18, self.title)
-        if self.labels is not None:
-            cell_w = max(cell_w, 4 * small.size)  # a label of a few characters always fits
-        lines = [_wrap(label, small, cell_w, LABEL_LINES) for label in self.labels or [""] * len(self.images)]
-        width = self.columns * (cell_w + GAP) - GAP
-        width = max(width, min(320, math.ceil(large.getlength(_one_line(self.title)))))
-        heading = _wrap(self.title, large, width, 100) if self.title else []
-        rows = [lines[i : i + self.columns] for i in range(0, len(lines), self.columns)]
-        label_h = [max(map(len, row)) * _line_height(small) + (2 if any(row) else 0) for row in rows]
-        top = MARGIN + len(heading) * _line_height(large) + (MARGIN if heading else 0)
-        size = (width + 2 * MARGIN, top + sum(cell_h + GAP + h for h in label_h) - GAP + MARGIN)
-        sheet = Image.new("RGB", size, self.paper)
-        pen, ink = ImageDraw.Draw(sheet), _ink(self.paper)
-        _write(pen, heading, large, MARGIN, MARGIN, ink)
-        for r, (row_lines, height) in enumerate(zip(rows, label_h, strict=True)):
-            for c, text in enumerate(row_lines):
-                image, left = self.images[r * self.columns + c], MARGIN + c * (cell_w + GAP)
-                # Pictures stand on their labels, so that rows of different heights keep one line.
-                sheet.paste(image, (left + (cell_w - image.width) // 2, top + cell_h - image.height))
-                _write(pen, text, small, left, top + cell_h + 2, ink, centred=cell_w)
-            top += cell_h + GAP + height
-        return sheet
-
-    def _text(self) -> str:
-        return "".join(self.labels or ())
+def _drawn(
+    images: list[Image.Image], labels: Sequence[str], columns: int, title: str, paper: tuple[int, ...]
+) -> Image.Image:
+    """The sheet. Everything is measured first, so that nothing written can be larger than its place."""
+    cell = max(image.width for image in images)
+    small, large = font(max(11, min(15, cell // 8)), "".join(labels)), font(18, title)
+    if any(labels):
+        cell = max(cell, 4 * int(small.size))  # a label of a few characters always fits
+    width = columns * (cell + GAP) - GAP
+    width = max(width, min(320, math.ceil(large.getlength(one_line(title)))))
+    heading = wrap(title, large, width, 100)
+    lines = [wrap(label, small, cell, LABEL_LINES) for label in labels]
+    rows = [range(i, min(i + columns, len(images))) for i in range(0, len(images), columns)]
+    picture_h = [max(images[i].height for i in row) for row in rows]
+    label_h = [max(len(lines[i]) for i in row) * line_height(small) for row in rows]
+    top = MARGIN + len(heading) * line_height(large) + (GAP if heading else 0)
+    height = top + sum(picture_h) + sum(label_h) + GAP * (len(rows) - 1) + MARGIN
+    sheet = Image.new("RGB", (width + 2 * MARGIN, height), paper)
+    pen, ink = ImageDraw.Draw(sheet), _ink(paper)
+    write(pen, heading, large, MARGIN, MARGIN, ink)
+    for row, picture, label in zip(rows, picture_h, label_h, strict=True):
+        base = top + picture  # pictures stand on their labels, so that different heights have one baseline
+        for left, i in zip(range(MARGIN, MARGIN + width, cell + GAP), row, strict=False):
+            sheet.paste(images[i], (left + (cell - images[i].width) // 2, base - images[i].height))
+            write(pen, lines[i], small, left, base + 1, ink, centred=cell)
+        top = base + label + GAP
+    return sheet
 
 
 def _image(item: Tile, index: int) -> Image.Image:
@@ -149,13 +138,6 @@ def _image(item: Tile, index: int) -> Image.Image:
     if 0 in image.size:
         raise UsageError(f"picture {index} has no pixels")
     return image
-
-
-def _paper(background: str) -> tuple[int, ...]:
-    try:
-        return ImageColor.getrgb(background)[:3]
-    except ValueError:
-        raise UsageError(f"unknown colour {background!r} (a CSS name such as white, or #rrggbb)") from None
 
 
 def _ink(paper: tuple[int, ...]) -> tuple[int, int, int]:
@@ -176,7 +158,7 @@ def _indices(dead: Collection[int] | Sequence[bool] | None, count: int) -> list[
 
 
 def _side(native: int, columns: int) -> int:
-    """The longest side on the sheet for tiles of ``native`` pixels: whole multiples of it, as far as the page allows."""
+    """The longest side on the sheet for tiles of ``native`` pixels: small ones a whole multiple, as the page allows."""
     most = min(640, max(LEGIBLE, (PAGE - 2 * MARGIN) // columns - GAP))
     least = max(LEGIBLE, min(224, 672 // columns))
     if native >= least:
@@ -202,94 +184,16 @@ def _crossed_out(image: Image.Image) -> Image.Image:
     """The picture with a cross from corner to corner and the word "dead" in its middle."""
     image = image.copy()
     pen, (width, height) = ImageDraw.Draw(image), image.size
-    stroke = max(1, min(image.size) // 50)
+    stroke = max(1, min(4, min(image.size) // 60))
     pen.line((0, 0, width - 1, height - 1), fill=MARK, width=stroke)
     pen.line((0, height - 1, width - 1, 0), fill=MARK, width=stroke)
-    font = _font(max(7, min(28, min(width // 4, height // 3))), "dead")
+    face = font(max(7, min(20, width // 5, height // 3)), "dead")
     centre = (width / 2, height / 2)
-    left, top, right, bottom = pen.textbbox(centre, "dead", font=font, anchor="mm")
-    pad = max(1, font.size // 4)
+    left, top, right, bottom = pen.textbbox(centre, "dead", font=face, anchor="mm")
+    pad = max(1, int(face.size) // 4)
     pen.rounded_rectangle((left - pad, top - pad, right + pad, bottom + pad), radius=pad, fill=MARK)
-    pen.text(centre, "dead", font=font, anchor="mm", fill="white")
+    pen.text(centre, "dead", font=face, anchor="mm", fill="white")
     return image
-
-
-def _label_size(cell: int) -> int:
-    return max(10, min(15, cell // 8))
-
-
-@lru_cache(maxsize=32)
-def _plain_font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)  # type: ignore[return-value]
-
-
-@lru_cache(maxsize=32)
-def _wide_font(size: int) -> ImageFont.FreeTypeFont:
-    import matplotlib  # only here: seldom needed
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
-
-
-def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
-    """Pillow's own font knows ASCII alone; other text is set in the one that comes with matplotlib."""
-    return _plain_font(size) if text.isascii() else _wide_font(size)
-
-
-def _line_height(font: ImageFont.FreeTypeFont) -> int:
-    return sum(font.getmetrics()) + 1
-
-
-def _one_line(text: str) -> str:
-    """Text that a font can draw: no control characters, no halves of characters, accents joined to their letters."""
-    text = unicodedata.normalize("NFC", text).encode("utf-8", "replace").decode("utf-8")
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
-    """Lines that fit the width, broken after spaces and punctuation, inside words only if need be; at most ``most``."""
-    rest, lines = _one_line(text), []
-    while rest:
-        if len(lines) == most - 1 or font.getlength(rest) <= width:
-            lines.append(_shortened(rest, font, width))
-            break
-        fits = _fitting(rest, font, width)
-        breaks = [m.end() for m in re.finditer(r"[\s_\-/.:,;]", rest[: fits + 1]) if m.end() <= fits or m[0] == " "]
-        cut = breaks[-1] if breaks else fits
-        lines.append(rest[:cut].rstrip())
-        rest = rest[cut:].lstrip()
-    return lines
-
-
-def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> int:
-    """How many leading characters fit, at least one."""
-    count = 1
-    while count < len(text) and font.getlength(text[: count + 1]) <= width:
-        count += 1
-    return count
-
-
-def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text, or its beginning and an ellipsis."""
-    if font.getlength(text) <= width:
-        return text
-    count = _fitting(text, font, width)
-    while count and font.getlength(text[:count].rstrip() + "…") > width:
-        count -= 1
-    return text[:count].rstrip() + "…"
-
-
-def _write(
-    pen: ImageDraw.ImageDraw,
-    lines: Iterable[str],
-    font: ImageFont.FreeTypeFont,
-    left: int,
-    top: int,
-    ink: tuple[int, int, int],
-    centred: int | None = None,
-) -> None:
-    for i, line in enumerate(lines):
-        x = left if centred is None else left + (centred - font.getlength(line)) / 2
-        pen.text((x, top + i * _line_height(font)), line, font=font, fill=ink)
 
 
 def _file_names(labels: Sequence[str], numbers: Sequence[str]) -> list[str]:
@@ -297,7 +201,7 @@ def _file_names(labels: Sequence[str], numbers: Sequence[str]) -> list[str]:
     names: list[str] = []
     taken = set()
     for label, number in zip(labels, numbers, strict=True):
-        name = re.sub(r"[^\w.\- ]+", "_", _one_line(label))[:60].strip(" .") or number
+        name = re.sub(r"[^\w.\- ]+", "_", one_line(label))[:60].strip(" .") or number
         if re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE):
             name = f"_{name}"
         unique, again = name, 1

@@ -18,8 +18,8 @@ REMOVABLE = {3, 4, 6, 7}
 def contrast_normalisation() -> nn.LocalResponseNorm:
     """Across-map normalisation (Krizhevsky et al. 2012): x / (2 + 1e-4 * sum of 5 neighbours' squares) ** 0.75.
 
-    torch divides alpha by the number of neighbours, the paper does not: hence the factor 5. (torch has no bfloat16 kernel
-    for it on a CPU; autocast and GPUs have.)
+    torch divides alpha by the number of neighbours, the paper does not: hence the factor 5. On a CPU
+    torch runs it in bfloat16 only under autocast.
     """
     return nn.LocalResponseNorm(5, alpha=5 * 1e-4, beta=0.75, k=2.0)
 

@@ -27,11 +27,11 @@ def alexnet_2012(
     (pool1, conv2), 13 (pool2, conv3 to conv5) and 6 (pool5), so 9216 numbers enter layer 6.
 
     The paper's network lay on two GPUs: convolutions 2, 4 and 5 see only their own half of the maps below, which is
-    ``groups=2``; ``groups=1`` connects all (62,378,344 parameters). ``fc``, ``conv`` and ``without`` are as in ``zfnet``,
-    for Table 3 of Zeiler & Fergus 2013. Biases start at 1 in layers 2 and 4 to 7, at 0 in the others, as stated.
+    ``groups=2``; ``groups=1`` connects all (62,378,344 parameters). Biases start at 1 in layers 2 and 4 to 7, at 0 in
+    the others, as stated. ``fc``, ``conv`` and ``without`` are ``zfnet``'s, for Table 3 of Zeiler & Fergus 2013.
 
-    Not stated in the paper, so chosen: padding 2 in layer 1, which gives 55x55. Photos have ImageNet's mean colour
-    subtracted, where the paper subtracts the mean of each pixel. Contrast normalisation runs over all maps, not one GPU's.
+    Not stated in the paper, so chosen: padding 2 in layer 1, which gives 55x55; contrast normalisation over all maps,
+    not over one GPU's. Photos have ImageNet's mean colour subtracted, where the paper subtracts the mean of each pixel.
     """
     first_two = {
         "conv1": nn.Conv2d(3, 96, 11, stride=4, padding=2),

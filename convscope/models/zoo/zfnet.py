@@ -25,7 +25,7 @@ def zfnet(
     ``b 3 224 224 -> b num_classes``; 62,357,608 parameters with 1000 classes. The sides of the maps are 110 (conv1), 55
     (pool1), 26 (conv2), 13 (pool2, conv3 to conv5) and 6 (pool5), so 9216 numbers enter layer 6.
 
-    ``fc`` is the width of layers 6 and 7, ``conv`` those of layers 3 to 5, ``without`` the layers of 3, 4, 6, 7 to leave
+    ``fc`` is the width of layers 6 and 7, ``conv`` those of layers 3 to 5, ``without`` those of 3, 4, 6, 7 to leave
     out. Table 3 has ``fc`` 2048 and 8192, ``conv`` 512-1024-512 and, on AlexNet, ``without`` 3-4, 7, 6-7 and 3-4-6-7.
     Dropout of 0.5 follows layers 6 and 7.
 

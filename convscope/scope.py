@@ -1,0 +1,308 @@
+"""Scope: what people hold. The verbs of the Python API over one classifier; nothing below knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from convscope.errors import ConvscopeError, UsageError
+from convscope.images.frame import Framing, to_image
+from convscope.images.read import Photo, find_photos, read_photo
+from convscope.instrument.layers import LayerRow, layer_table, resolve
+from convscope.instrument.state import undisturbed
+from convscope.instrument.target import STRONGEST, Spec, resolve_target
+from convscope.methods import METHODS, configure
+from convscope.methods.explanation import Explanation, View
+from convscope.models.classes import Classes, read_classes
+from convscope.models.classifier import Classifier, probabilities
+from convscope.models.registry import load_classifier, resized
+from convscope.progress import reporting_unless_listened
+from convscope.types import Images, Logits
+
+Source: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor | Photo
+Photos: TypeAlias = Source | Sequence[Source]
+
+TABLE_SIZE = (224, 224)  # for looking at the layers of a network that takes any size
+PREDICT_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One class of a prediction."""
+
+    index: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction(Sequence["Prediction"]):
+    """Probabilities of one or several photos, "b classes". Indexing gives one photo's."""
+
+    probabilities: Logits
+    classes: Classes
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    def __getitem__(self, row: Any) -> Prediction:
+        rows = range(len(self))[row]
+        kept = [rows] if isinstance(rows, int) else list(rows)
+        return Prediction(self.probabilities[kept], self.classes, tuple(self.names[i] for i in kept if self.names))
+
+    def top(self, count: int = 5) -> Any:
+        """The most probable classes, best first: a list of entries for one photo, a list of such lists for several."""
+        if count < 1:
+            raise UsageError(f"top needs at least 1, got {count}")
+        order = self.probabilities.sort(dim=1, descending=True, stable=True)
+        lists = [
+            [Entry(i, self.classes[i], p) for p, i in zip(values[:count], indices[:count], strict=True)]
+            for values, indices in zip(order.values.tolist(), order.indices.tolist(), strict=True)
+        ]
+        return lists[0] if len(lists) == 1 else lists
+
+    def __repr__(self) -> str:
+        lines = []
+        for i in range(len(self)):
+            best = ", ".join(f"{e.name.split(',')[0]} {e.probability:.3f}" for e in self[i].top(3))
+            lines.append((f"{self.names[i]}: " if self.names else "") + best)
+        return "\n".join(lines)
+
+
+class Scope:
+    """A microscope over one classifier.
+
+    ``module``: any ``nn.Module`` that gives logits, or a Classifier. ``classes``: names in the order of the outputs, or
+    a file of them, or "imagenet". ``mean``, ``std``: the normalisation of its training on pixels in [0, 1]. ``size``: its
+    canvas, an int or (h, w); photos are resized to cover it and their centre is cut out (``crop`` is the share of the
+    covered length that is kept; None squashes the whole photo). Without a size photos are taken as large as they are.
+
+    The module is used as it is, on its device and in its dtype, and is left as it was. ``progress`` shows long jobs.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module | Classifier,
+        classes: Sequence[str] | str | Path | Classes | None = None,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        size: int | tuple[int, int] | None = None,
+        crop: float | None = 1.0,
+        interpolation: str = "bicubic",
+        channels: int | None = None,
+        background: str = "white",
+        progress: bool = True,
+    ) -> None:
+        if isinstance(module, Classifier):
+            self.classifier = module
+        else:
+            framing = Framing(interpolation=interpolation)
+            if size is not None:
+                canvas = resized(framing, size).size
+                assert canvas is not None
+                short = None if crop is None else int(min(canvas) / crop)
+                framing = Framing(canvas, short, interpolation)
+            self.classifier = Classifier(
+                getattr(module, "_orig_mod", module),  # torch.compile's wrapper hides the layers
+                _as_classes(classes),
+                mean=mean,
+                std=std,
+                framing=framing,
+                channels=channels,
+            )
+        self.background = background
+        self.progress = progress
+
+    @property
+    def classes(self) -> Classes | None:
+        return self.classifier.classes
+
+    def predict(self, photos: Photos) -> Prediction:
+        """Class probabilities of photos: paths, folders, globs, PIL images, arrays, or tensors "b c h w" in [0, 1]."""
+        images, views = self.images(photos)
+        with undisturbed(self.classifier, grad=False):
+            logits = torch.cat([self.classifier(part) for part in images.split(PREDICT_AT_ONCE)])
+        assert self.classifier.classes is not None
+        names = tuple(view.photo.name for view in views)
+        return Prediction(probabilities(logits), self.classifier.classes, names)
+
+    def explain(
+        self,
+        photos: Photos,
+        method: str | Any = "grad-cam",
+        target: Spec = None,
+        *,
+        against: int | str | None = None,
+        strongest: int = STRONGEST,
+        **settings: Any,
+    ) -> Explanation:
+        """What a method finds in photos for a target; see ``convscope.methods.METHODS`` for the methods.
+
+        ``target``: a class by name or index (the most probable one by default), a unit "layer:137", a neuron
+        "layer:137@row,col", a function of the logits, a list with one class an image, or a layer alone for the units
+        that are ``strongest`` in each image. ``against``: a second class, to ask why this one rather than that.
+        ``settings``: the method's own, such as ``layer="layer3"`` or ``size=16``.
+        """
+        if isinstance(method, str):
+            method = configure(method, settings)
+        elif settings:
+            raise UsageError(f"settings {', '.join(settings)} go into the {type(method).__name__} that was passed")
+        if type(method).traits.kind == "weights":
+            return method.run(self.classifier)
+        images, views = self.images(photos)
+        with _shown(self.progress):
+            wanted, rows = resolve_target(self.classifier, images, target, against=against, strongest=strongest)
+            found = method.run(self.classifier, images[rows], wanted)
+        return replace(found, views=tuple(views[i] for i in rows) if views else ())
+
+    def activations(self, photos: Photos, layer: str = "@last_conv") -> Explanation:
+        """Feature maps of a layer, or of units of it: ``raw`` is "b k fh fw"."""
+        return self.explain(photos, "activations", layer=layer)
+
+    def filters(self, layer: str = "first") -> Explanation:
+        """Weights of a convolution: ``raw`` is "n c kh kw"."""
+        return configure("filters", {"layer": layer}).run(self.classifier)
+
+    def layers(self, size: int | tuple[int, int] | None = None, *, functions: bool = False) -> list[LayerRow]:
+        """Every layer that runs, in order: address, type, shape, parameters, receptive field and stride."""
+        return layer_table(self.classifier.network, self.blank(size), through=self.classifier, functions=functions)
+
+    def find_layers(self, pattern: str) -> list[str]:
+        """The layers that an address, glob or alias such as ``@stages`` means."""
+        found = resolve(self.classifier.network, pattern, self.blank(), through=self.classifier)
+        return [str(address) for address in found]
+
+    def blank(self, size: int | tuple[int, int] | None = None) -> Images:
+        """A grey canvas, for asking about the network where no photo is at hand."""
+        canvas = self.classifier.framing.size or TABLE_SIZE
+        if size is not None:
+            canvas = (size, size) if isinstance(size, int) else size
+        return torch.full((1, self.classifier.channels, *canvas), 0.5, device=self.classifier.device)
+
+    def images(self, photos: Photos) -> tuple[Images, tuple[View, ...]]:
+        """The canvases of photos, and the photos they came from. A tensor "b c h w" is taken as it is, without a view."""
+        if isinstance(photos, Tensor):
+            return _checked(photos, self.classifier.channels).to(self.classifier.device), ()
+        if isinstance(photos, (str, Path, Image.Image, np.ndarray, Photo)):
+            photos = [photos]
+        photos = list(photos)
+        if photos and all(isinstance(photo, Tensor) for photo in photos):
+            parts = [_checked(photo, self.classifier.channels) for photo in photos if isinstance(photo, Tensor)]
+            return _joined(parts, [f"tensor {i}" for i in range(len(parts))]).to(self.classifier.device), ()
+        canvases, views = [], []
+        for photo in self._read(photos):
+            pixels, placement = self.classifier.framing.apply(photo.image, self.classifier.channels)
+            canvases.append(pixels[None])
+            views.append(View(photo, placement))
+        if not canvases:
+            raise UsageError("no photos were given")
+        return _joined(canvases, [view.photo.name for view in views]).to(self.classifier.device), tuple(views)
+
+    def _read(self, photos: Sequence[Source]) -> Iterator[Photo]:
+        for number, photo in enumerate(photos, start=1):
+            if isinstance(photo, (str, Path)):
+                for path in find_photos([photo]):
+                    yield read_photo(path, background=self.background)
+            elif isinstance(photo, Tensor):
+                pixels = _checked(photo, self.classifier.channels)
+                yield from (Photo(to_image(p), f"tensor {number}", None) for p in pixels)
+            else:
+                name = None if isinstance(photo, Photo) else f"photo {number}"
+                yield read_photo(photo, background=self.background, name=name)
+
+    def __repr__(self) -> str:
+        names = f", {len(self.classes)} classes" if self.classes is not None else ""
+        size = self.classifier.framing.size
+        canvas = "any size" if size is None else f"{size[0]}x{size[1]}"
+        return f"<Scope {self.classifier.name}: {self.classifier.channels} channels, {canvas}{names}>"
+
+
+def load(
+    spec: str,
+    *,
+    weights: str | Path | None = None,
+    classes: Sequence[str] | str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | tuple[int, int] | None = None,
+    device: str | torch.device | None = None,
+    structure_only: bool = False,
+    options: Mapping[str, Any] | None = None,
+    **more_options: Any,
+) -> Scope:
+    """A Scope over the model that a specifier names: ``convscope:NAME``, ``timm:NAME``, ``torchvision:NAME@WEIGHTS``,
+    ``hf-hub:ORG/NAME``, ``run:DIR``, ``file.py:Factory`` or ``pkg.mod:factory``; ``@random`` for an untrained one.
+
+    ``weights``: a checkpoint file to load into it (tensors only). ``device``: where to put it; a GPU where there is one.
+    Further keywords go to the architecture. ``structure_only``: for its table of layers; no weights are fetched.
+    """
+    classifier = load_classifier(
+        spec,
+        weights=weights,
+        classes=classes,
+        mean=mean,
+        std=std,
+        size=size,
+        options={**(options or {}), **more_options},
+        structure_only=structure_only,
+    )
+    return Scope(classifier.to(device or best_device()))
+
+
+def best_device() -> torch.device:
+    """A CUDA or Apple GPU where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _as_classes(classes: Sequence[str] | str | Path | Classes | None) -> Classes | None:
+    if classes is None or isinstance(classes, Classes):
+        return classes
+    if isinstance(classes, (str, Path)):
+        return read_classes(classes)
+    return Classes(tuple(str(name) for name in classes))
+
+
+def _checked(images: Tensor, channels: int) -> Images:
+    if images.ndim == 3:
+        images = images[None]
+    if images.ndim != 4 or images.shape[1] != channels or images.numel() == 0:
+        raise UsageError(f'a tensor of images is "b {channels} h w" for this model, got {tuple(images.shape)}')
+    if not images.is_floating_point():
+        raise UsageError(f"a tensor of images holds floats in [0, 1], got {images.dtype}; divide by 255 first")
+    if not bool(images.isfinite().all()):
+        raise ConvscopeError("the images hold NaN or infinity")
+    low, high = float(images.min()), float(images.max())
+    if low < -1e-3 or high > 1 + 1e-3:
+        raise UsageError(
+            f"a tensor of images holds pixels in [0, 1], got {low:.3g} to {high:.3g}: pass them before normalisation, "
+            "which the classifier does itself"
+        )
+    return images.detach()
+
+
+def _joined(canvases: list[Tensor], names: list[str]) -> Images:
+    sizes = {tuple(canvas.shape[-2:]): name for canvas, name in zip(canvases, names, strict=True)}
+    if len(sizes) > 1:
+        some = ", ".join(f"{name} {h}x{w}" for (h, w), name in list(sizes.items())[:3])
+        raise UsageError(f"photos of different sizes ({some}) cannot be one batch: give the model a size")
+    return torch.cat(canvases)
+
+
+def _shown(progress: bool) -> Any:
+    from contextlib import nullcontext
+
+    return reporting_unless_listened() if progress else nullcontext()
+
+
+__all__ = ["METHODS", "Entry", "Prediction", "Scope", "best_device", "load"]
