@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol, TextIO, TypeVar
+from typing import Any, Protocol, TextIO, TypeVar
 
 from convscope.errors import Cancelled
 
@@ -128,7 +128,7 @@ class _PlainJob(_Job):
 class _TerminalJob(_Job):
     def __init__(self, console: ConsoleProgress, label: str, total: int) -> None:
         super().__init__(console, label, total)
-        self.bar = None
+        self.bar: Any = None
 
     def show(self, seconds: float) -> None:
         if self.bar is None and seconds >= self.console.patience:

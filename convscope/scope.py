@@ -80,10 +80,11 @@ class Prediction(Sequence["Prediction"]):
 class Scope:
     """A microscope over one classifier.
 
-    ``module``: any ``nn.Module`` that gives logits, or a Classifier. ``classes``: names in the order of the outputs, or
-    a file of them, or "imagenet". ``mean``, ``std``: the normalisation of its training on pixels in [0, 1]. ``size``: its
-    canvas, an int or (h, w); photos are resized to cover it and their centre is cut out (``crop`` is the share of the
-    covered length that is kept; None squashes the whole photo). Without a size photos are taken as large as they are.
+    ``module``: any ``nn.Module`` that gives logits, or a Classifier. ``classes``: names in the order of the outputs,
+    or a file of them, or "imagenet". ``mean``, ``std``: the normalisation of its training on pixels in [0, 1].
+    ``size``: its canvas, an int or (h, w); photos are resized to cover it and their centre is cut out (``crop`` is
+    the share of the covered length that is kept; None squashes the whole photo). Without a size photos are taken as
+    large as they are.
 
     The module is used as it is, on its device and in its dtype, and is left as it was. ``progress`` shows long jobs.
     """
@@ -189,7 +190,7 @@ class Scope:
         return torch.full((1, self.classifier.channels, *canvas), 0.5, device=self.classifier.device)
 
     def images(self, photos: Photos) -> tuple[Images, tuple[View, ...]]:
-        """The canvases of photos, and the photos they came from. A tensor "b c h w" is taken as it is, without a view."""
+        """The canvases of photos, and the photos they came from. A tensor is taken as it is, without a view."""
         if isinstance(photos, Tensor):
             return _checked(photos, self.classifier.channels).to(self.classifier.device), ()
         if isinstance(photos, (str, Path, Image.Image, np.ndarray, Photo)):
@@ -242,8 +243,8 @@ def load(
     """A Scope over the model that a specifier names: ``convscope:NAME``, ``timm:NAME``, ``torchvision:NAME@WEIGHTS``,
     ``hf-hub:ORG/NAME``, ``run:DIR``, ``file.py:Factory`` or ``pkg.mod:factory``; ``@random`` for an untrained one.
 
-    ``weights``: a checkpoint file to load into it (tensors only). ``device``: where to put it; a GPU where there is one.
-    Further keywords go to the architecture. ``structure_only``: for its table of layers; no weights are fetched.
+    ``weights``: a checkpoint file to load into it (tensors only). ``device``: where to put it; a GPU where there is
+    one. Further keywords go to the architecture. ``structure_only``: for its table of layers; no weights are fetched.
     """
     classifier = load_classifier(
         spec,

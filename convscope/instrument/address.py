@@ -62,7 +62,9 @@ def parse_address(text: str) -> Address:
     """Read an address; what cannot be one is refused with the grammar."""
     match = _ADDRESS.fullmatch(text.strip())
     if match is None or not match["layer"]:
-        raise UsageError(f"{text!r} is not a layer or unit: write path, path#2, path:137, path:0-63 or path:137@row,col")
+        raise UsageError(
+            f"{text!r} is not a layer or unit: write path, path#2, path:137, path:0-63 or path:137@row,col"
+        )
     units = None if match["units"] is None else tuple(_units(match["units"]))
     position = None if match["row"] is None else (int(match["row"]), int(match["col"]))
     if position is not None and (units is None or len(units) != 1):

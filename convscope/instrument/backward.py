@@ -27,7 +27,7 @@ Norm = Literal["backward", "pass"]
 RULES = ("gradient", "deconvnet", "guided")
 
 
-class relu_rule(TorchFunctionMode):  # noqa: N801 - read as a verb: with relu_rule("guided")
+class relu_rule(TorchFunctionMode):
     """Run a forward pass inside; its backward pass then follows the rule.
 
     ``contrast_norm="pass"`` lets local response normalisation pass the signal down unchanged, as the known deconvnet
@@ -74,7 +74,7 @@ class relu_rule(TorchFunctionMode):  # noqa: N801 - read as a verb: with relu_ru
 
 
 class _Rectify(torch.autograd.Function):
-    """min(max(x, 0), top), whose backward pass lets only positive signals through; ``guided``: also only where x > 0."""
+    """min(max(x, 0), top), whose backward pass lets only positive signals down; ``guided``: also only where x > 0."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, top: float, in_place: bool, guided: bool) -> Tensor:
@@ -89,7 +89,7 @@ class _Rectify(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Any:
         g = g.relu()
         if ctx.saved_tensors:
             (y,) = ctx.saved_tensors
@@ -108,7 +108,7 @@ class _PassDown(torch.autograd.Function):
         return y.clone()
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Any:
         return g, None
 
 
@@ -176,7 +176,7 @@ _RECTIFIERS: dict[Callable[..., Any], Callable[..., _Call]] = {
     F.hardtanh: _hardtanh,
     F.hardtanh_: _hardtanh_,
     F.threshold: _threshold,
-    F.threshold_: _threshold_,
+    F.threshold_: _threshold_,  # type: ignore[attr-defined]
     torch.threshold: _threshold,
     torch.clamp: _clamp,
     torch.clip: _clamp,

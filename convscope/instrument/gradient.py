@@ -101,7 +101,9 @@ def layer_gradient(classifier: Classifier, images: Images, layer: Address, targe
                 raise UsageError(f"layer {layer} does not come before the target in {target.layer}")
             maps = kept[layer]
             if maps.ndim != 4:
-                raise UsageError(f"layer {layer} gives {tuple(maps.shape[1:])} an image; maps with rows and columns are needed")
+                raise UsageError(
+                    f"layer {layer} gives {tuple(maps.shape[1:])} an image; maps with rows and columns are needed"
+                )
             (gradient,) = _grad(scores, maps, torch.ones_like(scores))
             parts.append(LayerGradient(maps.detach(), gradient, scores.detach(), settled))
     if len(parts) == 1:

@@ -13,7 +13,9 @@ from convscope.instrument.receptive_field import Field, receptive_field
 from convscope.instrument.trace import Event, Trace, is_convolution, trace
 
 
-def resolve(model: nn.Module, layer: str | Address, image: Tensor, *, through: nn.Module | None = None) -> list[Address]:
+def resolve(
+    model: nn.Module, layer: str | Address, image: Tensor, *, through: nn.Module | None = None
+) -> list[Address]:
     """The layers that an address, alias or glob means for images like ``image`` "b c h w", in order of execution.
 
     A glob and ``@stages`` select layers with spatial maps only; a layer named outright is taken as named.
@@ -111,7 +113,9 @@ class LayerRow:
     field: Field | None
 
 
-def layer_table(model: nn.Module, image: Tensor, *, through: nn.Module | None = None, functions: bool = False) -> list[LayerRow]:
+def layer_table(
+    model: nn.Module, image: Tensor, *, through: nn.Module | None = None, functions: bool = False
+) -> list[LayerRow]:
     """Every module that ran (with ``functions``: every function call too), in order, with its receptive field."""
     taken = trace(model, image, through=through)
     rows = []

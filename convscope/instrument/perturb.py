@@ -49,7 +49,7 @@ def variant_scores(
     """Scores of ``count`` variants of one image "1 c h w", made chunk by chunk by ``make(rows)``.
 
     ``score``: another reading of the outputs than ``target.pick``, such as a probability. ``outputs``: another way to
-    them than a forward pass. ``chunk``: overrides the size that ``budget`` (MiB) gives; the result does not depend on it.
+    them than a forward pass. ``chunk``: overrides the size that ``budget`` (MiB) gives, without changing the result.
     """
     extra = 3 * image[0].numel() * image.element_size()
     size = chunk or chunk_size(classifier, image, budget, extra=extra)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -96,7 +96,7 @@ def _source_box(op: Op, source: Value, box: Box) -> Box | None:
     """The part of ``source`` that ``box`` of the operation's output is made of; None: nothing of it."""
     if op.name in _RULES:
         return _RULES[op.name](op, source, box)
-    if torch.Tag.pointwise in op.function.tags or op.name in _SAME:
+    if torch.Tag.pointwise in op.function.tags or op.name in SAME_PLACE:
         return _pointwise(op, source, box)
     if op.name in _SHAPING:
         return _shaping(op, source, box)
@@ -105,10 +105,36 @@ def _source_box(op: Op, source: Value, box: Box) -> Box | None:
     raise _Unknown
 
 
-_SAME = {"native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "miopen_batch_norm"}
-_SAME |= {"hardswish", "hardsigmoid", "rrelu_with_noise", "log_sigmoid_forward"}  # elementwise, though not tagged so
-_SAME |= {"clone", "copy", "_to_copy", "detach", "alias", "contiguous", "lift_fresh", "native_dropout", "bernoulli"}
-_SHAPING = {"view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "transpose", "permute", "expand", "as_strided", "t"}
+SAME_PLACE = {"native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "miopen_batch_norm"}
+SAME_PLACE |= {
+    "hardswish",
+    "hardsigmoid",
+    "rrelu_with_noise",
+    "log_sigmoid_forward",
+}  # elementwise, though not tagged so
+SAME_PLACE |= {
+    "clone",
+    "copy",
+    "_to_copy",
+    "detach",
+    "alias",
+    "contiguous",
+    "lift_fresh",
+    "native_dropout",
+    "bernoulli",
+}
+_SHAPING = {
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "unsqueeze",
+    "squeeze",
+    "transpose",
+    "permute",
+    "expand",
+    "as_strided",
+    "t",
+}
 _GLOBAL = {"addmm", "mm", "bmm", "linear", "_softmax", "native_group_norm", "native_layer_norm", "amax", "max", "sum"}
 
 
@@ -145,15 +171,16 @@ def _shaping(op: Op, source: Value, box: Box) -> Box:
     return box
 
 
-def _pair(value: object, default: int = 1) -> tuple[int, int]:
+def pair(value: Any, default: int = 1) -> tuple[int, int]:
     """The last two of an operation's per-axis settings, which may be one number, a list or empty."""
-    numbers = [int(v) for v in value] if isinstance(value, (list, tuple)) else [int(value)]  # type: ignore[call-overload]
+    numbers = [int(v) for v in value] if isinstance(value, (list, tuple)) else [int(value)]
     if not numbers:
         return default, default
     return (numbers[-2], numbers[-1]) if len(numbers) > 1 else (numbers[0], numbers[0])
 
 
-def _argument(op: Op, position: int, name: str, default: object) -> object:
+def argument(op: Op, position: int, name: str, default: Any) -> Any:
+    """An operation's argument, given by position or name, or left at its default."""
     return op.args[position] if len(op.args) > position else op.kwargs.get(name, default)
 
 
@@ -169,7 +196,7 @@ def _convolution(op: Op, source: Value, box: Box) -> Box | None:
     image, weight = op.args[:2]
     if image != source:
         raise _Unknown  # a weight that is computed from the image
-    stride, padding, dilation = (_pair(op.args[i]) for i in (3, 4, 5))
+    stride, padding, dilation = (pair(op.args[i]) for i in (3, 4, 5))
     kernel = (int(weight.shape[-2]), int(weight.shape[-1]))
     if not op.args[6]:
         return _window(box, kernel, stride, padding, dilation)
@@ -181,10 +208,10 @@ def _convolution(op: Op, source: Value, box: Box) -> Box | None:
 
 
 def _pool(op: Op, _: Value, box: Box) -> Box:
-    kernel = _pair(op.args[1])
-    stride = _pair(_argument(op, 2, "stride", []) or list(kernel))
-    dilation = _pair(_argument(op, 4, "dilation", 1)) if op.name.startswith("max") else (1, 1)
-    return _window(box, kernel, stride, _pair(_argument(op, 3, "padding", 0)), dilation)
+    kernel = pair(op.args[1])
+    stride = pair(argument(op, 2, "stride", []) or list(kernel))
+    dilation = pair(argument(op, 4, "dilation", 1)) if op.name.startswith("max") else (1, 1)
+    return _window(box, kernel, stride, pair(argument(op, 3, "padding", 0)), dilation)
 
 
 def _adaptive_pool(op: Op, source: Value, box: Box) -> Box:
@@ -210,7 +237,9 @@ def _mirrored(op: Op, source: Value, box: Box) -> Box:
     fold = _reflect if op.name.startswith("reflection") else _replicate
     rows, cols = (
         (min(found), max(found))
-        for found in ([fold(i, side) for i in range(lo, hi + 1)] for (lo, hi), side in zip(inner, source.shape[-2:], strict=True))
+        for found in (
+            [fold(i, side) for i in range(lo, hi + 1)] for (lo, hi), side in zip(inner, source.shape[-2:], strict=True)
+        )
     )
     return rows, cols
 
@@ -225,7 +254,7 @@ def _replicate(index: int, side: int) -> int:
 
 def _cat(op: Op, source: Value, box: Box) -> Box | None:
     parts = op.args[0]
-    axis = int(_argument(op, 1, "dim", 0)) % len(source.shape)  # type: ignore[call-overload]
+    axis = int(argument(op, 1, "dim", 0)) % len(source.shape)
     spatial = axis - (len(source.shape) - 2)
     if spatial < 0:
         return box
@@ -242,13 +271,13 @@ def _cat(op: Op, source: Value, box: Box) -> Box | None:
 
 
 def _slice(op: Op, source: Value, box: Box) -> Box:
-    axis = int(_argument(op, 1, "dim", 0)) % len(source.shape)  # type: ignore[call-overload]
+    axis = int(argument(op, 1, "dim", 0)) % len(source.shape)
     spatial = axis - (len(source.shape) - 2)
     if spatial < 0:
         return box
-    start = int(_argument(op, 2, "start", 0) or 0)  # type: ignore[call-overload]
+    start = int(argument(op, 2, "start", 0) or 0)
     start += source.shape[axis] if start < 0 else 0
-    step = int(_argument(op, 4, "step", 1))  # type: ignore[call-overload]
+    step = int(argument(op, 4, "step", 1))
     spans = list(box)
     spans[spatial] = (start + box[spatial][0] * step, start + box[spatial][1] * step)
     return spans[0], spans[1]

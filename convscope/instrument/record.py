@@ -20,7 +20,7 @@ class _Done(BaseException):
     """Ends a forward pass. A BaseException, so that no ``except Exception`` in a user's forward swallows it."""
 
 
-class record(Mapping[str, Any]):  # noqa: N801 - read as a verb: with record(...) as kept
+class record(Mapping[str, Any]):
     """Keep what layers put out during the forward passes made inside ``with record(model, layers) as kept``.
 
     ``kept[layer]`` is the output as the layer made it: the original is kept and a clone goes on downstream, so later

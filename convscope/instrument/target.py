@@ -1,4 +1,4 @@
-"""Targets: what is explained. A class, a unit, a neuron, or any number computed from the outputs, one for each image."""
+"""Targets: what is explained. A class, a unit, a neuron, or any number computed from the outputs, one an image."""
 
 from __future__ import annotations
 
@@ -150,9 +150,9 @@ def resolve_target(
 ) -> tuple[Target, list[int]]:
     """A user's word for what to explain -> targets, and which image each belongs to.
 
-    A class (index, name, synset), "layer:unit", "layer:unit@row,col", "@logits:name", a function of the logits, None for
-    the most probable class, or a layer alone for each image's ``strongest`` units. A range of units, several classes
-    after "@logits:" or a list for one image give several targets an image; a list for a batch is one target an image.
+    A class (index, name, synset), "layer:unit", "layer:unit@row,col", "@logits:name", a function of the logits, None
+    for the most probable class, or a layer alone for each image's ``strongest`` units. A range of units, several
+    classes after "@logits:" or a list for one image give several targets an image; a list for a batch is one target an image.
     """
     count = len(images)
     classes = _class_names(classifier, images)
@@ -160,7 +160,7 @@ def resolve_target(
         if spec is not None and against is not None:
             raise UsageError("against= compares classes; put the difference into the target function instead")
         target, rows = Target(function=spec), list(range(count))
-    elif isinstance(spec, (list, tuple, range, Tensor)):
+    elif not isinstance(spec, (int, str)):
         indices = [classes.find(int(s) if not isinstance(s, str) else s) for s in spec]
         if count != 1 and len(indices) != count:
             raise UsageError(f"{len(indices)} targets for {count} images: give one, or one an image")

@@ -21,7 +21,7 @@ SEED_HELP = "seed of the noise; the same noise for every image, so that a batch 
 def noisy_gradients(
     classifier: Classifier, images: Images, target: Target, samples: int, noise: float, seed: int, label: str
 ) -> Iterator[Pixels]:
-    """Gradients "b c h w" of ``samples`` noisy copies, in float32 or better. Drawn on the CPU: the same on any device."""
+    """Gradients "b c h w" of ``samples`` noisy copies, in float32 or better; the same noise on any device."""
     if samples < 2 or noise <= 0:
         raise UsageError(f"{label} needs at least 2 samples and positive noise, got {samples} and {noise}")
     generator = torch.Generator().manual_seed(seed)

@@ -27,9 +27,9 @@ class Ablation:
     rectified. ``raw`` "b h w", at least 0. No gradient is used; one pass a channel through what follows the layer.
     """
 
-    layer: str = setting("@last_conv", LAYER_HELP)
-    budget: float = setting(BUDGET_MIB, BUDGET_HELP)
-    chunk: int | None = setting(None, "maps ablated in one pass; none: as the budget allows")
+    layer: str = setting(default="@last_conv", help=LAYER_HELP)
+    budget: float = setting(default=BUDGET_MIB, help=BUDGET_HELP)
+    chunk: int | None = setting(default=None, help="maps ablated in one pass; none: as the budget allows")
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         layer = cam_layer(classifier, images, self.layer)
@@ -38,7 +38,8 @@ class Ablation:
         maps = kept[layer]
         weights = torch.stack(
             [
-                (scores[i] - self._ablated(classifier, images[i : i + 1], layer, maps[i], settled[i : i + 1])) / scores[i]
+                (scores[i] - self._ablated(classifier, images[i : i + 1], layer, maps[i], settled[i : i + 1]))
+                / scores[i]
                 for i in range(len(images))
             ]
         )
@@ -81,9 +82,13 @@ def _without(classifier: Classifier, batch: Images, layer: Address, channels: li
         return maps
 
     with record(classifier.network, [layer], replace=ablate):
-        if target.layer is None:
-            try:
-                return classifier.read(classifier.network(classifier.normalise(batch[:1])), len(batch))
-            except (RuntimeError, ConvscopeError):
-                pass
-        return target.outputs(classifier, batch)
+        branched = _branched(classifier, batch) if target.layer is None else None
+        outputs = target.outputs(classifier, batch) if branched is None else branched
+    return outputs
+
+
+def _branched(classifier: Classifier, batch: Images) -> Tensor | None:
+    try:
+        return classifier.read(classifier.network(classifier.normalise(batch[:1])), len(batch))
+    except (RuntimeError, ConvscopeError):
+        return None

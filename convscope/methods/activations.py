@@ -21,7 +21,7 @@ class Activations:
     forward pass ends at the layer. A layer without rows and columns gives "b k 1 1".
     """
 
-    layer: str = setting("@last_conv", "the layer whose maps are shown, or units of it")
+    layer: str = setting(default="@last_conv", help="the layer whose maps are shown, or units of it")
 
     def run(self, classifier: Classifier, images: Images, target: Target | None = None) -> Explanation:
         layer = cam_layer(classifier, images, self.layer)

@@ -16,15 +16,19 @@ from convscope.types import Images
 class Deconvnet:
     """Deconvnet: unpool with switches, rectify, filter transposed, down to the pixels (Zeiler & Fergus 2013, 2.1).
 
-    One neuron is set, all others of its layer are zero, and the signal g goes down: every ReLU passes g [g > 0], a max
-    pool puts g where its maximum was (summing where overlapping windows chose the same place), a convolution applies its
-    filters flipped, without bias. ``raw`` "b c h w": what arrives at the pixels, signed, not rectified. For a unit the
-    neuron is its strongest; for a class, the logit.
+    One neuron is set, all others of its layer are zero, and the signal g goes down: every ReLU passes g [g > 0], a
+    max pool puts g where its maximum was (summing where overlapping windows chose the same place), a convolution
+    applies its filters flipped, without bias. ``raw`` "b c h w": what arrives at the pixels, signed, not rectified.
+    For a unit the neuron is its strongest; for a class, the logit.
     """
 
-    seed: Seed = setting("one", "what is sent down: 1, or the neuron's own activation", choices=("one", "activation"))
+    seed: Seed = setting(
+        default="one", help="what is sent down: 1, or the neuron's own activation", choices=("one", "activation")
+    )
     contrast_norm: Norm = setting(
-        "backward", "local response normalisation: back-propagate it, or pass the signal", choices=("backward", "pass")
+        default="backward",
+        help="local response normalisation: back-propagate it, or pass the signal",
+        choices=("backward", "pass"),
     )
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,15 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from convscope.images import colour
 from convscope.images.frame import Placement
-from convscope.images.sheet import contact_sheet, save_each as save_tiles
+from convscope.images.sheet import contact_sheet
+from convscope.images.sheet import save_each as save_tiles
 from convscope.methods.registry import Traits
 
 if TYPE_CHECKING:
     from convscope.methods.explanation import Explanation
 
+SMOOTHING = 0.01  # of the canvas: single pixels are lost on a photo
 SLICES = 32  # input channels of a deep filter that are drawn
 
 
@@ -31,7 +35,19 @@ def picture(raw: Tensor, traits: Traits) -> Image.Image:
         return Image.fromarray(colour.pixels(raw))
     if traits.kind == "features":
         return merged(raw)
-    return Image.fromarray(colour.signed(raw) if traits.sign == "signed" else colour.heat(raw))
+    if traits.sign == "signed":
+        return Image.fromarray(colour.signed(raw))
+    return Image.fromarray(colour.heat(shown(raw, traits)))
+
+
+def shown(raw: Tensor, traits: Traits) -> Tensor:
+    """A row as one map "h w" to lay over a photo: pixel attributions by their magnitude, slightly smoothed."""
+    if traits.kind == "pixels":
+        magnitude = raw.abs().sum(0).float()
+        sigma = SMOOTHING * min(magnitude.shape)
+        radius = min(math.ceil(3 * sigma), min(magnitude.shape) - 1)
+        return gaussian_blur(magnitude[None], [2 * radius + 1] * 2, [sigma, sigma])[0]
+    return raw - raw.min() if traits.sign == "relative" else raw
 
 
 def _blank(raw: Tensor) -> Image.Image:
@@ -48,7 +64,7 @@ def over(photo: Image.Image, values: Tensor, *, signed: bool, alpha: float, plac
         return _blank(values).resize(photo.size)
     seen = None
     # The scale is the canvas's: what the way to the photo smooths away must not change it.
-    limit = colour.robust_limit(values) if signed else float(values.max())
+    limit = colour.robust_limit(values)
     if placement is not None:
         values, seen = placement.to_photo(values), placement.seen
         height, width = placement.original
@@ -73,7 +89,7 @@ def feature_sheet(raw: Tensor, units: Sequence[int], *, title: str, columns: int
 
 
 def filter_sheet(raw: Tensor, units: Sequence[int], *, title: str, columns: int | None) -> Image.Image:
-    """Filters: in colour or grey where they see pixels, else a row of slices each, all slices of a filter on one scale."""
+    """Filters: in colour or grey where they see pixels, else a row of slices each, a filter's slices on one scale."""
     count, inputs, height, width = raw.shape
     title = f"{title}: {count} filters of {inputs}x{height}x{width}"
     if inputs in (1, 3):
@@ -108,8 +124,11 @@ def save_each(found: Explanation, folder: Path, row: int) -> list[Path]:
         tiles = [Image.fromarray(colour.grey(m, limit=1)) for m in colour.stretch(found.raw[row].nan_to_num())]
         return save_tiles(tiles, [f"unit-{u:04d}" for u in found.units], folder)
     if kind == "weights":
-        tiles = [filter_sheet(w[None], [u], title=f"filter {u}", columns=None) for u, w in zip(found.units, found.raw)]
+        tiles = [
+            filter_sheet(w[None], [u], title=f"filter {u}", columns=None)
+            for u, w in zip(found.units, found.raw, strict=True)
+        ]
         return save_tiles(tiles, [f"filter-{u:04d}" for u in found.units], folder)
-    values = found.raw[row] if kind == "map" else found.raw[row].abs().sum(0)
+    values = shown(found.raw[row], found.traits)
     grey = Image.fromarray(colour.grey(values.clamp_min(0)))
     return save_tiles([grey, found.picture(row), found.overlay(row)], ["grey", "heat", "overlay"], folder)

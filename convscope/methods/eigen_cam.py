@@ -22,8 +22,10 @@ class EigenCam:
     ``raw`` "b h w", at least 0. The component's sign, which a decomposition leaves open, is that of its sum.
     """
 
-    layer: str = setting("@last_conv", LAYER_HELP)
-    center: bool = setting(False, "take off each channel's mean first, as some implementations do; the paper does not")
+    layer: str = setting(default="@last_conv", help=LAYER_HELP)
+    center: bool = setting(
+        default=False, help="take off each channel's mean first, as some implementations do; the paper does not"
+    )
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         layer = cam_layer(classifier, images, self.layer)

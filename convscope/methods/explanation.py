@@ -96,7 +96,7 @@ class Explanation:
         """A row's map over its photo, at the photo's own resolution; what the network did not see is dimmed."""
         if self.traits.kind not in ("map", "pixels"):
             raise UsageError(f"{self.method} has no map on the photo: use sheet()")
-        values = self.raw[row] if self.traits.kind == "map" else self.raw[row].abs().sum(0)
+        values = display.shown(self.raw[row], self.traits)
         signed = self.traits.kind == "map" and self.traits.sign == "signed"
         placement = self.views[row].placement if self.views else None
         return display.over(self.photo(row), values, signed=signed, alpha=alpha, placement=placement)
@@ -200,7 +200,7 @@ def explain(
     notes: Sequence[str] = (),
     units: tuple[int, ...] | None = None,
 ) -> Explanation:
-    """What a method's ``run`` gives back. Maps that are not finite or zero everywhere are noted, never silently drawn."""
+    """What a method's ``run`` gives back. Maps not finite or zero everywhere are noted, never silently drawn."""
     raw = raw.detach()
     settings = asdict(method) | ({"units": units} if units is not None else {})
     return Explanation(

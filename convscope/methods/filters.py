@@ -15,12 +15,12 @@ from convscope.types import Images
 
 @register("filters", "weights", "signed", targeted=False)
 class Filters:
-    """Filter weights: the first layer in colour, deeper layers as slices (Krizhevsky et al. 2012; Zeiler & Fergus 2013).
+    """Filter weights: the first layer in colour, deeper layers as slices (Krizhevsky et al. 2012, figure 3).
 
     ``raw`` "n c kh kw": a copy of a convolution's weights, filter by filter; units named with the layer are cut out.
     """
 
-    layer: str = setting("first", "a convolution, or filters of it; first: the one that sees the pixels")
+    layer: str = setting(default="first", help="a convolution, or filters of it; first: the one that sees the pixels")
 
     def run(self, classifier: Classifier, images: Images | None = None, target: Target | None = None) -> Explanation:
         convolutions = {path: m for path, m in classifier.network.named_modules() if _has_filters(m)}
@@ -30,8 +30,10 @@ class Filters:
         module = find_module(classifier.network, address.path)
         if not _has_filters(module):
             some = ", ".join(list(convolutions)[:6])
-            raise UsageError(f"layer {address.path} is a {type(module).__name__} and has no filters; convolutions: {some}")
-        weights: Tensor = module.weight.detach().clone()  # type: ignore[union-attr, operator]
+            raise UsageError(
+                f"layer {address.path} is a {type(module).__name__} and has no filters; convolutions: {some}"
+            )
+        weights: Tensor = module.weight.detach().clone()  # type: ignore[operator]
         if isinstance(module, nn.ConvTranspose2d):
             weights = weights.transpose(0, 1)
         if address.units is not None:

@@ -18,7 +18,7 @@ class GradCam:
     bilinear from the layer's resolution.
     """
 
-    layer: str = setting("@last_conv", LAYER_HELP)
+    layer: str = setting(default="@last_conv", help=LAYER_HELP)
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         return gradient_cam(self, classifier, images, target, weighted_by_mean)

@@ -16,11 +16,11 @@ from convscope.types import Features, Images, Maps
 class GradCamPlusPlus:
     """Grad-CAM++ (Chattopadhyay et al. 2018, arXiv 1710.11063).
 
-    As Grad-CAM, with a map's weight the sum of its positive gradients, each weighed so that several objects of the class
-    count alike. ``raw`` "b h w", at least 0. The paper derives exp(score); its constant factor is left out.
+    As Grad-CAM, with a map's weight the sum of its positive gradients, each weighed so that several objects of the
+    class count alike. ``raw`` "b h w", at least 0. The paper derives exp(score); its constant factor is left out.
     """
 
-    layer: str = setting("@last_conv", LAYER_HELP)
+    layer: str = setting(default="@last_conv", help=LAYER_HELP)
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         return gradient_cam(self, classifier, images, target, _combine)

@@ -19,9 +19,13 @@ class Guided:
     It shows what a neuron responds to in fine detail, but says little of the class (Adebayo et al. 2018).
     """
 
-    seed: Seed = setting("one", "what is sent down: 1, or the neuron's own activation", choices=("one", "activation"))
+    seed: Seed = setting(
+        default="one", help="what is sent down: 1, or the neuron's own activation", choices=("one", "activation")
+    )
     contrast_norm: Norm = setting(
-        "backward", "local response normalisation: back-propagate it, or pass the signal", choices=("backward", "pass")
+        default="backward",
+        help="local response normalisation: back-propagate it, or pass the signal",
+        choices=("backward", "pass"),
     )
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:

@@ -19,7 +19,7 @@ class GuidedGradCam:
     Guided backpropagation times Grad-CAM: the detail of the one where the other points. ``raw`` "b c h w", signed.
     """
 
-    layer: str = setting("@last_conv", LAYER_HELP)
+    layer: str = setting(default="@last_conv", help=LAYER_HELP)
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         cam = GradCam(layer=self.layer).run(classifier, images, target)

@@ -23,13 +23,13 @@ LARGE_GAP = 0.05
 class IntegratedGradients:
     """Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365).
 
-    The gradient averaged along the straight line from a baseline to the image (Gauss-Legendre), times their difference.
-    ``raw`` "b c h w", signed; its sum is the score less the baseline's score (completeness), up to the integration error,
-    which is said when it is large.
+    The gradient averaged along the straight line from a baseline to the image (Gauss-Legendre), times their
+    difference. ``raw`` "b c h w", signed; its sum is the score less the baseline's score (completeness), up to the
+    integration error, which is said when it is large.
     """
 
-    steps: int = setting(50, "points on the line from the baseline to the image")
-    baseline: str = setting("black", FILL_HELP, choices=FILLS)
+    steps: int = setting(default=50, help="points on the line from the baseline to the image")
+    baseline: str = setting(default="black", help=FILL_HELP, choices=FILLS)
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         if self.steps < 1:

@@ -18,7 +18,7 @@ class LayerCam:
     layer, early ones give fine detail. ``raw`` "b h w", at least 0.
     """
 
-    layer: str = setting("@last_conv", LAYER_HELP)
+    layer: str = setting(default="@last_conv", help=LAYER_HELP)
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         return gradient_cam(self, classifier, images, target, lambda maps, gradient: (maps * gradient.relu()).sum(1))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from convscope.errors import UsageError
-from convscope.instrument.perturb import variant_scores
+from convscope.instrument.regions import patched_scores
 from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target
 from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB
@@ -25,14 +25,16 @@ class Occlusion:
 
     Windows cover the whole image, the last ones flush with its border. A window's value is the clean score less the
     occluded one, signed; a pixel's value is the mean over the windows that cover it. ``raw`` "b h w", in units of the
-    score (a class's logit).
+    score (a class's logit). Only what a window changes is computed anew, which is exact up to rounding.
     """
 
-    size: int | None = setting(None, "side of the square in pixels; none: a seventh of the shorter side (32 of 224)")
-    stride: int | None = setting(None, "step between windows in pixels; none: a quarter of the size")
-    fill: str = setting("grey", FILL_HELP, choices=FILLS)
-    budget: float = setting(BUDGET_MIB, BUDGET_HELP)
-    chunk: int | None = setting(None, "windows in one forward pass; none: as the budget allows")
+    size: int | None = setting(
+        default=None, help="side of the square in pixels; none: a seventh of the shorter side (32 of 224)"
+    )
+    stride: int | None = setting(default=None, help="step between windows in pixels; none: a quarter of the size")
+    fill: str = setting(default="grey", help=FILL_HELP, choices=FILLS)
+    budget: float = setting(default=BUDGET_MIB, help=BUDGET_HELP)
+    chunk: int | None = setting(default=None, help="windows in one forward pass; none: as the budget allows")
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         windows, side = self.windows(*images.shape[-2:])
@@ -43,7 +45,9 @@ class Occlusion:
         for i in range(len(images)):
             drops = self._drops(classifier, images[i : i + 1], filled[i : i + 1], settled[i : i + 1], windows, side)
             maps.append(spread(drops, windows, side, images.shape[-2], images.shape[-1]))
-        return explain(self, classifier, images, settled, torch.stack(maps).to(images.dtype), scores, baseline=self.fill)
+        return explain(
+            self, classifier, images, settled, torch.stack(maps).to(images.dtype), scores, baseline=self.fill
+        )
 
     def windows(self, height: int, width: int) -> tuple[list[Window], int]:
         """Where the square lies, in reading order, and its side."""
@@ -58,16 +62,13 @@ class Occlusion:
     def _drops(
         self, classifier: Classifier, image: Images, filled: Images, target: Target, windows: list[Window], side: int
     ) -> Tensor:
-        def occluded(rows: slice) -> Images:
-            batch = image.repeat(rows.stop - rows.start, 1, 1, 1)
-            for variant, (row, col) in zip(batch, windows[rows], strict=True):
-                variant[:, row : row + side, col : col + side] = filled[0, :, row : row + side, col : col + side]
-            return batch
+        def patches(rows: slice) -> Images:
+            return torch.stack([filled[0, :, row : row + side, col : col + side] for row, col in windows[rows]])
 
         with undisturbed(classifier, grad=False):
             clean, _ = target.score(classifier, image)
-        scores = variant_scores(
-            classifier, image, target, len(windows), occluded, budget=self.budget, chunk=self.chunk, label="occlusion"
+        scores = patched_scores(
+            classifier, image, target, windows, patches, budget=self.budget, chunk=self.chunk, label="occlusion"
         )
         return (clean - scores).to(torch.promote_types(scores.dtype, torch.float32))
 

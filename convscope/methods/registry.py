@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from convscope.types import Images
 
 Kind = Literal["map", "pixels", "features", "weights"]
-Sign = Literal["signed", "positive"]
+Sign = Literal["signed", "positive", "relative"]  # relative: only differences within a map mean something
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ METHODS: dict[str, type[Any]] = {}
 T = TypeVar("T", bound=type)
 
 
-def setting(default: Any, help: str, *, choices: tuple[str, ...] = ()) -> Any:
+def setting(*, default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
     """A field of a method: its default, one line for a user, and the words it may take."""
     return field(default=default, metadata={"help": help, "choices": choices})
 

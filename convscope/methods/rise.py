@@ -17,21 +17,21 @@ from convscope.models.classifier import Classifier, probabilities
 from convscope.types import Images, Scores
 
 
-@register("rise", "map", "signed", costly=True)
+@register("rise", "map", "relative", costly=True)
 class Rise:
     """RISE: random masks, weighed with the score of what they leave visible (Petsiuk et al. 2018, arXiv 1806.07421).
 
     Masks are coarse random grids, enlarged bilinearly and shifted at random. ``raw`` "b h w": sum of score times mask,
-    over masks times the share kept. The score of a class is its probability (so ``raw`` is at least 0); of a unit, or
-    of one class against another, it is the target's own.
+    over masks times the share kept; only differences within a map mean something. The score of a class is its
+    probability (so ``raw`` is at least 0); of a unit, or of one class against another, it is the target's own.
     """
 
-    masks: int = setting(1000, "how many masks; the paper takes 4000 to 8000")
-    grid: int = setting(7, "cells of the coarse grid along the shorter side")
-    keep: float = setting(0.5, "probability that a cell is kept")
-    seed: int = setting(0, "seed of the masks, which are the same for every image")
-    budget: float = setting(BUDGET_MIB, BUDGET_HELP)
-    chunk: int | None = setting(None, "masks in one forward pass; none: as the budget allows")
+    masks: int = setting(default=1000, help="how many masks; the paper takes 4000 to 8000")
+    grid: int = setting(default=7, help="cells of the coarse grid along the shorter side")
+    keep: float = setting(default=0.5, help="probability that a cell is kept")
+    seed: int = setting(default=0, help="seed of the masks, which are the same for every image")
+    budget: float = setting(default=BUDGET_MIB, help=BUDGET_HELP)
+    chunk: int | None = setting(default=None, help="masks in one forward pass; none: as the budget allows")
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         if self.masks < 1 or self.grid < 1 or not 0 < self.keep < 1:
@@ -53,11 +53,7 @@ class Rise:
                 label="rise",
                 score=_score,
             ).to(torch.promote_types(images.dtype, torch.float32))
-            total = sum(
-                torch.einsum("n,nhw->hw", weights[start : start + 64], draw(slice(start, start + 64)).to(weights))
-                for start in range(0, self.masks, 64)
-            )
-            maps.append(total / (self.masks * self.keep))
+            maps.append(_weighed(weights, draw) / (self.masks * self.keep))
         return explain(self, classifier, images, settled, torch.stack(maps).to(images.dtype), scores, baseline="black")
 
 
@@ -66,8 +62,17 @@ def _score(outputs: Tensor, target: Target) -> Scores:
     return target.pick(probabilities(outputs) if plain else outputs)
 
 
+def _weighed(weights: Tensor, draw: _Masks) -> Tensor:
+    """The sum "h w" of masks times weights, some masks at a time."""
+    total = weights.new_zeros(draw.height, draw.width)
+    for start in range(0, len(weights), 64):
+        rows = slice(start, start + 64)
+        total += torch.einsum("n,nhw->hw", weights[rows], draw(rows).to(weights))
+    return total
+
+
 class _Masks:
-    """The masks, made anew for any rows: only their grids and shifts are kept. Drawn on the CPU, for any device alike."""
+    """The masks, made anew for any rows: only grids and shifts are kept, drawn on the CPU for any device alike."""
 
     def __init__(self, settings: Rise, height: int, width: int) -> None:
         cell = -(-min(height, width) // settings.grid)

@@ -21,14 +21,14 @@ from convscope.types import Features, Images
 class ScoreCam:
     """Score-CAM (Wang et al. 2020, arXiv 1910.01279).
 
-    Each of the layer's maps, enlarged and stretched to [0, 1], masks the image; the softmax of the masked images' scores
-    weighs the maps, which are summed and rectified. No gradient is used; one forward pass a channel. Masked pixels are
-    black. ``raw`` "b h w", at least 0.
+    Each of the layer's maps, enlarged and stretched to [0, 1], masks the image; the softmax of the masked images'
+    scores weighs the maps, which are summed and rectified. No gradient is used; one forward pass a channel. Masked
+    pixels are black. ``raw`` "b h w", at least 0.
     """
 
-    layer: str = setting("@last_conv", LAYER_HELP)
-    budget: float = setting(BUDGET_MIB, BUDGET_HELP)
-    chunk: int | None = setting(None, "masks in one forward pass; none: as the budget allows")
+    layer: str = setting(default="@last_conv", help=LAYER_HELP)
+    budget: float = setting(default=BUDGET_MIB, help=BUDGET_HELP)
+    chunk: int | None = setting(default=None, help="masks in one forward pass; none: as the budget allows")
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         layer = cam_layer(classifier, images, self.layer)

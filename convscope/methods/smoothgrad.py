@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
+import torch
+
 from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target
 from convscope.methods._noise import NOISE_HELP, SAMPLES_HELP, SEED_HELP, noisy_gradients
@@ -18,13 +22,13 @@ class SmoothGrad:
     ``raw`` "b c h w", signed.
     """
 
-    samples: int = setting(25, SAMPLES_HELP)
-    noise: float = setting(0.15, NOISE_HELP)
-    seed: int = setting(0, SEED_HELP)
+    samples: int = setting(default=25, help=SAMPLES_HELP)
+    noise: float = setting(default=0.15, help=NOISE_HELP)
+    seed: int = setting(default=0, help=SEED_HELP)
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         with undisturbed(classifier, grad=False):
             scores, settled = target.score(classifier, images)
         gradients = noisy_gradients(classifier, images, settled, self.samples, self.noise, self.seed, "smoothgrad")
-        raw = sum(gradients) / self.samples
+        raw = reduce(torch.add, gradients) / self.samples
         return explain(self, classifier, images, settled, raw.to(images.dtype), scores)

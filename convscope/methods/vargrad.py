@@ -20,9 +20,9 @@ class VarGrad:
     ``raw`` "b c h w", at least 0: the unbiased variance, by Welford's running update.
     """
 
-    samples: int = setting(25, SAMPLES_HELP)
-    noise: float = setting(0.15, NOISE_HELP)
-    seed: int = setting(0, SEED_HELP)
+    samples: int = setting(default=25, help=SAMPLES_HELP)
+    noise: float = setting(default=0.15, help=NOISE_HELP)
+    seed: int = setting(default=0, help=SEED_HELP)
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         with undisturbed(classifier, grad=False):

@@ -44,7 +44,9 @@ def _unnest(found: object, path: Path) -> dict[str, Tensor]:
         if not isinstance(found, Mapping):
             break
         found = next((found[key] for key in NESTS if isinstance(found.get(key), Mapping)), None)
-    raise ModelError(f"weights {path}: no state dict found (looked for a dict of tensors, also under {', '.join(NESTS)})")
+    raise ModelError(
+        f"weights {path}: no state dict found (looked for a dict of tensors, also under {', '.join(NESTS)})"
+    )
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

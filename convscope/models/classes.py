@@ -73,7 +73,7 @@ def imagenet() -> Classes:
 
 
 def read_classes(path: str | Path) -> Classes:
-    """Class names from a file: one name a line, or a JSON list, or a JSON object {"0": name, ...}; "imagenet" is known."""
+    """Class names from a file: one name a line, or a JSON list, or an object {"0": name, ...}; "imagenet" is known."""
     if str(path) == "imagenet":
         return imagenet()
     path = Path(path)
@@ -87,7 +87,9 @@ def read_classes(path: str | Path) -> Classes:
     while names and not names[-1]:
         names.pop()
     if not names or "" in names:
-        raise UsageError(f"class names {path}: " + ("line " + str(names.index("") + 1) if names else "the file") + " is empty")
+        raise UsageError(
+            f"class names {path}: " + ("line " + str(names.index("") + 1) if names else "the file") + " is empty"
+        )
     return Classes(tuple(names))
 
 

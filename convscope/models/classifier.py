@@ -1,4 +1,4 @@
-"""Classifier: an ``nn.Module`` that takes pixels and gives logits, with its class names and its way to frame a photo."""
+"""Classifier: an ``nn.Module`` from pixels to logits, with its class names and its way to frame a photo."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ class Classifier(nn.Module):
         self.framing = framing or Framing()
         self.channels = channels or _channels(network, mean)
         self.name = name or type(network).__name__
-        self.mean, self.std = _per_channel("mean", mean, 0.0, self.channels), _per_channel("std", std, 1.0, self.channels)
+        self.mean, self.std = (
+            _per_channel("mean", mean, 0.0, self.channels),
+            _per_channel("std", std, 1.0, self.channels),
+        )
         if min(self.std) <= 0:
             raise UsageError(f"std must be positive, got {', '.join(map(str, self.std))}")
 

@@ -80,7 +80,7 @@ def parse(spec: str) -> tuple[str, str, str]:
     if prefix == "run":
         return prefix, name, TRAINED
     name, _, weights = name.partition("@")
-    if prefix not in SOURCES and "." in prefix or (prefix not in SOURCES and name.isidentifier()):
+    if (prefix not in SOURCES and "." in prefix) or (prefix not in SOURCES and name.isidentifier()):
         return "module", f"{prefix}:{name}", weights or TRAINED
     if prefix not in SOURCES:
         raise unknown("model source", prefix, SOURCES)

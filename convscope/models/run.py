@@ -1,8 +1,8 @@
 """A run folder's model: plain files that anything can read.
 
-    config.yaml           model: specifier, options, mean, std, framing, channels
-    classes.json          the class names, in the order of the outputs
-    model.safetensors     the weights
+config.yaml           model: specifier, options, mean, std, framing, channels
+classes.json          the class names, in the order of the outputs
+model.safetensors     the weights
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def write_run(classifier: Classifier, folder: Path, spec: str, options: Mapping[
     }
     state = {key: value.detach().cpu().contiguous().clone() for key, value in classifier.network.state_dict().items()}
     save_file(state, folder / "model.safetensors")
-    (folder / "classes.json").write_text(json.dumps(classifier.classes.names, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    (folder / "classes.json").write_text(
+        json.dumps(classifier.classes.names, indent=1, ensure_ascii=False) + "\n", "utf-8"
+    )
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": model}, sort_keys=False), encoding="utf-8")
 
 

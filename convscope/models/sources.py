@@ -64,7 +64,9 @@ def from_torchvision(request: Request) -> Found:
         raise unknown(f"weights of torchvision:{request.name}", request.weights, [*enum.__members__, RANDOM])
     weights = None if request.weights == RANDOM else entry
     with _fetching(f"torchvision:{request.name}", f"torchvision's {Path(entry.url).name} into the folder of torch.hub"):
-        network = request.build(lambda **options: models.get_model(request.name, weights=weights, **_quiet(request.name), **options))
+        network = request.build(
+            lambda **options: models.get_model(request.name, weights=weights, **_quiet(request.name), **options)
+        )
     preset = entry.transforms()
     framing = Framing(tuple(preset.crop_size * 2)[:2], preset.resize_size[0], preset.interpolation.value)
     classes = _names_for(network, tuple(entry.meta["categories"]))

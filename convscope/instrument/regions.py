@@ -1,0 +1,188 @@
+"""Incremental inference: many variants of one image that differ in a small box each, at a fraction of the cost.
+
+Networks are local. A change of a few pixels changes a small box of every map; only that box is computed, with the clean
+image's maps around it, as in Krypton (Nakandala et al., SIGMOD 2019). The result is that of full passes up to rounding.
+From the first operation that is global, or once a box covers most of its map, whole maps are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from convscope.errors import ConvscopeError
+from convscope.instrument.boxes import Box, CleanMaps, Span, changed_box
+from convscope.instrument.perturb import MIB, variant_scores
+from convscope.instrument.state import undisturbed
+from convscope.instrument.target import Target
+from convscope.instrument.trace import Op, Trace, Value, trace
+from convscope.models.classifier import Classifier
+from convscope.types import Images, Scores
+
+TOLERANCE = 1e-3  # relative, of the check against a full pass; rounding is far below, a wrong network far above
+RESHAPES = {"view", "_unsafe_view", "reshape", "expand"}
+
+Change: TypeAlias = Box | Tensor  # a box, or the whole value for each variant
+
+
+class Regions:
+    """The clean passes of one image "1 c h w", ready to be varied. Make it with ``regions_for``."""
+
+    def __init__(self, taken: Trace, image: Images, goal: Value) -> None:
+        self.taken, self.goal = taken, goal
+        self.end = taken.made_by[goal.index] + 1
+        self.clean = CleanMaps({taken.input.index: image})
+        for op in taken.ops[: self.end]:
+            put = tree_map_only(Value, lambda value: self.clean[value.index], (op.args, op.kwargs))
+            self._store(op, _call(op, *put))
+
+    def _store(self, op: Op, output: Any) -> None:
+        found = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        for value, tensor in zip(op.outputs, found, strict=True):
+            self.clean[value.index] = tensor
+
+    def outputs(self, patches: Images, places: Sequence[Span]) -> Tensor:
+        """What the goal is for variants whose pixels at ``places`` are ``patches`` "n c h w"; one row a variant."""
+        changed: dict[int, Change] = {self.taken.input.index: Box(patches, places)}
+        last = {value.index: i for i, op in enumerate(self.taken.ops[: self.end]) for value in op.inputs}
+        for i, op in enumerate(self.taken.ops[: self.end]):
+            if not any(value.index in changed for value in op.inputs):
+                continue
+            made = self._local(op, changed)
+            if made is not None:
+                changed[op.outputs[0].index] = made
+            else:
+                changed.update(self._whole(op, changed, len(places)))
+            for value in op.inputs:
+                if last[value.index] == i and value.index != self.goal.index:
+                    changed.pop(value.index, None)
+        if self.goal.index not in changed:  # nothing of it depends on the pixels
+            return self.clean[self.goal.index].expand(len(places), *self.goal.shape[1:])
+        return self._filled(self.goal, changed[self.goal.index])
+
+    def _local(self, op: Op, changed: dict[int, Change]) -> Box | None:
+        """The box of the operation's output, where it is small enough and the operation is understood."""
+        boxes = {}
+        for value in op.inputs:
+            change = changed.get(value.index)
+            if isinstance(change, Tensor):
+                return None
+            if change is not None:
+                boxes[value.index] = change
+        return changed_box(self.clean, op, boxes)
+
+    def _whole(self, op: Op, changed: dict[int, Change], count: int) -> dict[int, Tensor]:
+        """The operation on whole maps, for every variant."""
+
+        def full(value: Value) -> Tensor:
+            if value.index in changed:
+                return self._filled(value, changed[value.index])
+            clean = self.clean[value.index]
+            return clean.expand(count, *clean.shape[1:]) if clean.ndim and clean.shape[0] == 1 else clean
+
+        args, kwargs = tree_map_only(Value, full, (op.args, op.kwargs))
+        if op.name in RESHAPES and list(op.args[1])[:1] == [1]:
+            args = (args[0], [count, *op.args[1][1:]], *args[2:])  # the trace's batch size, written into the call
+        output = _call(op, args, kwargs)
+        found = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        return {value.index: tensor for value, tensor in zip(op.outputs, found, strict=True)}
+
+    def _filled(self, value: Value, change: Change) -> Tensor:
+        """A value for every variant: the clean one with the boxes put in."""
+        if isinstance(change, Tensor):
+            return change
+        whole = self.clean[value.index].repeat(len(change.places), 1, 1, 1)
+        height, width = change.size
+        for variant, data, (row, col) in zip(whole, change.data, change.places, strict=True):
+            variant[:, row : row + height, col : col + width] = data
+        return whole
+
+
+def _call(op: Op, args: Any, kwargs: Any) -> Any:
+    if op.in_place:  # the clean value it would overwrite is needed
+        args = (args[0].clone(), *args[1:])
+    return op.function(*args, **kwargs)
+
+
+def patched_scores(
+    classifier: Classifier,
+    image: Images,
+    target: Target,
+    places: Sequence[Span],
+    patches: Callable[[slice], Images],
+    *,
+    budget: float,
+    label: str,
+    chunk: int | None = None,
+) -> Scores:
+    """The target's score for variants of one image "1 c h w", whose pixels at ``places`` are ``patches(rows)``.
+
+    Incremental where that is exact and the clean maps fit into ``budget`` (MiB) beside the variants, else full passes.
+    """
+    held = kept_bytes(trace(classifier.network, image, through=classifier)) / MIB
+    first = slice(0, 2)
+    regions = None
+    if held < budget / 2:
+        regions = regions_for(classifier, image, target, patches(first), places[first])
+    if regions is not None:
+        outputs = regions.outputs
+        return variant_scores(
+            classifier,
+            image,
+            target,
+            len(places),
+            patches,
+            budget=budget - held,
+            chunk=chunk,
+            label=label,
+            outputs=lambda batch, rows: outputs(batch, places[rows]),
+        )
+
+    def full(rows: slice) -> Images:
+        return patched(image, patches(rows), places[rows])
+
+    return variant_scores(classifier, image, target, len(places), full, budget=budget, chunk=chunk, label=label)
+
+
+def patched(image: Images, patches: Images, places: Sequence[Span]) -> Images:
+    """The variants as whole images."""
+    full = image.repeat(len(places), 1, 1, 1)
+    for variant, data, (row, col) in zip(full, patches, places, strict=True):
+        variant[:, row : row + data.shape[1], col : col + data.shape[2]] = data
+    return full
+
+
+def kept_bytes(taken: Trace) -> int:
+    """What the clean values of one image take."""
+    return sum(value.bytes for op in taken.ops for value in op.outputs)
+
+
+def regions_for(
+    classifier: Classifier, image: Images, target: Target, patch: Images, places: Sequence[Span]
+) -> Regions | None:
+    """Incremental inference for one image "1 c h w", or None where it would not be exact.
+
+    It is tried on two of the variants to come (``patch`` at ``places``) against full passes, as a trace is one run: a
+    network whose Python branches on its data, draws random numbers or writes into views is not what was traced.
+    """
+    taken = trace(classifier.network, image, through=classifier)
+    event = taken.event(target.layer.key) if target.layer is not None else None
+    goal = event.value if event is not None else taken.output
+    if goal is None or goal.index not in taken.made_by or image.dtype not in (torch.float32, torch.float64):
+        return None
+    if any(op.aliasing for op in taken.ops[: taken.made_by[goal.index] + 1]):
+        return None
+    with undisturbed(classifier, grad=False):
+        wanted = target.repeat(len(places)).outputs(classifier, patched(image, patch, places))
+        try:
+            regions = Regions(taken, image, goal)
+            found = regions.outputs(patch, places)
+        except (RuntimeError, ConvscopeError, ValueError, TypeError):
+            return None  # an operation that does not take another batch size: full passes do
+        scale = float(wanted.abs().max())
+        close = found.shape == wanted.shape and float((found - wanted).abs().max()) <= TOLERANCE * scale
+    return regions if close else None
