@@ -19,7 +19,6 @@ Values: TypeAlias = Tensor | np.ndarray
 Box: TypeAlias = tuple[int, int, int, int]  # top, left, bottom, right
 
 LEVELS = 257  # odd, so that a diverging colour map has a middle for zero
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 def stretch(maps: Values) -> np.ndarray:
@@ -93,7 +92,7 @@ def overlay(
     smaller it is enlarged smoothly. Outside of ``seen``, which the network did not see, the photo is dimmed.
     """
     share = _share(_fitted(_plane(map), photo), limit)
-    return _blend(photo, _coloured(share, cmap), share, alpha, seen)
+    return _blend(photo, share, share, cmap, alpha, seen)
 
 
 def overlay_signed(
@@ -107,28 +106,34 @@ def overlay_signed(
 ) -> Picture:
     """A signed map "h w" over the photo as in ``overlay``: red is above zero, blue below, and zero leaves the photo."""
     share = _signed_share(_fitted(_plane(map), photo), limit)
-    return _blend(photo, _coloured(0.5 + 0.5 * share, cmap), np.abs(share), alpha, seen)
+    return _blend(photo, 0.5 + 0.5 * share, np.abs(share), cmap, alpha, seen)
 
 
-def _blend(photo: Image.Image, colours: Picture, strength: np.ndarray, alpha: float, seen: Box | None) -> Picture:
-    """Colours over the photo, as opaque as they are strong, and a little more so that middling ones show."""
+def _blend(
+    photo: Image.Image, place: np.ndarray, strength: np.ndarray, cmap: str, alpha: float, seen: Box | None
+) -> Picture:
+    """Colours by their place in ``cmap``, as opaque as they are strong, and more so where middling, to be seen."""
     if not 0 <= alpha <= 1:
         raise UsageError(f"alpha is an opacity from 0 to 1, got {alpha:g}")
-    under = _dimmed(np.asarray(photo.convert("RGB"), dtype=np.float32), seen)
-    opacity = np.float32(alpha) * (strength**0.75)[..., None].astype(np.float32)
-    return np.rint(under + opacity * (colours - under)).astype(np.uint8)
+    picture = np.array(_dimmed(photo.convert("RGB"), seen))
+    for start in range(0, len(picture), 256):  # band by band: as floats, a large photo would fill the memory
+        band = slice(start, start + 256)
+        opacity = (alpha * strength[band] ** 0.75)[..., None].astype(np.float32)
+        under = picture[band].astype(np.float32)
+        picture[band] = np.rint(under + opacity * (_coloured(place[band], cmap) - under))
+    return picture
 
 
-def _dimmed(under: np.ndarray, seen: Box | None) -> np.ndarray:
-    """The photo, pale and dark outside of the box."""
+def _dimmed(photo: Image.Image, seen: Box | None) -> Image.Image:
+    """The photo, dark and without colour outside of the box."""
     if seen is None:
-        return under
+        return photo
     top, left, bottom, right = seen
-    if not (0 <= top < bottom <= under.shape[0] and 0 <= left < right <= under.shape[1]):
-        size = f"{under.shape[0]}x{under.shape[1]}"
+    if not (0 <= top < bottom <= photo.height and 0 <= left < right <= photo.width):
+        size = f"{photo.height}x{photo.width}"
         raise UsageError(f"seen is top, left, bottom, right inside of the photo of {size} (h x w), got {seen}")
-    dim = np.repeat((under @ LUMA)[..., None] * 0.45, 3, axis=-1)
-    dim[top:bottom, left:right] = under[top:bottom, left:right]
+    dim = photo.convert("L").point([round(0.45 * level) for level in range(256)]).convert("RGB")
+    dim.paste(photo.crop((left, top, right, bottom)), (left, top))
     return dim
 
 

@@ -55,9 +55,9 @@ def read_photo(source: Source, *, background: str = "white", name: str | None = 
         return Photo(_read_file(path, paper), path.name if name is None else name, path)
     name = "photo 1" if name is None else name
     if isinstance(source, np.ndarray):
-        source = from_array(source, name)
+        source = from_array(source, printable(name))
     if isinstance(source, Image.Image):
-        return Photo(_finish(source, paper, name), name)
+        return Photo(_finish(source, paper, printable(name)), name)
     hint = "; pass tensor.permute(1, 2, 0).numpy()" if hasattr(source, "permute") else ""
     raise UsageError(f"a photo is a file name, a PIL image or a numpy array, not a {type(source).__name__}{hint}")
 

@@ -54,7 +54,7 @@ def contact_sheet(
     side = tile if tile is not None else _side(max(max(image.size) for image in images), columns)
     images = [_fit(image, side) for image in images]
     for i in marked:
-        images[i] = _crossed_out(images[i])
+        _cross_out(images[i])
     texts = [""] * len(images) if labels is None else [str(label) for label in labels]
     return _drawn(images, texts, columns, title or "", paper)
 
@@ -126,6 +126,7 @@ def _drawn(
 
 
 def _image(item: Tile, index: int) -> Image.Image:
+    """A tile as an RGB image of our own."""
     if isinstance(item, Image.Image):
         image = item.convert("RGB")
     elif not isinstance(item, np.ndarray) or item.dtype != np.uint8:
@@ -180,9 +181,8 @@ def _fit(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.NEAREST if is_map else Image.Resampling.LANCZOS)
 
 
-def _crossed_out(image: Image.Image) -> Image.Image:
-    """The picture with a cross from corner to corner and the word "dead" in its middle."""
-    image = image.copy()
+def _cross_out(image: Image.Image) -> None:
+    """Draw a cross from corner to corner and the word "dead" in the middle."""
     pen, (width, height) = ImageDraw.Draw(image), image.size
     stroke = max(1, min(4, min(image.size) // 60))
     pen.line((0, 0, width - 1, height - 1), fill=MARK, width=stroke)
@@ -193,7 +193,6 @@ def _crossed_out(image: Image.Image) -> Image.Image:
     pad = max(1, int(face.size) // 4)
     pen.rounded_rectangle((left - pad, top - pad, right + pad, bottom + pad), radius=pad, fill=MARK)
     pen.text(centre, "dead", font=face, anchor="mm", fill="white")
-    return image
 
 
 def _file_names(labels: Sequence[str], numbers: Sequence[str]) -> list[str]:

@@ -152,7 +152,7 @@ def resolve_target(
 
     A class (index, name, synset), "layer:unit", "layer:unit@row,col", "@logits:name", a function of the logits, None
     for the most probable class, or a layer alone for each image's ``strongest`` units. A range of units, several
-    classes after "@logits:" or a list for one image give several targets an image; a list for a batch is one target an image.
+    classes after "@logits:" or a list for one image give several targets an image; a list for a batch gives one each.
     """
     count = len(images)
     classes = _class_names(classifier, images)

@@ -173,6 +173,7 @@ def test_arrays() -> None:
     np.testing.assert_array_equal(pixels_of(colours), colours)
     np.testing.assert_array_equal(pixels_of(colours / np.float32(255)), colours)
     np.testing.assert_array_equal(pixels_of(colours.astype(np.uint16) * 257), colours)
+    np.testing.assert_array_equal(pixels_of(RAMP)[..., 2], RAMP_8)
     np.testing.assert_array_equal(pixels_of(np.asfortranarray(colours)), colours)
     np.testing.assert_array_equal(pixels_of(colours[::-1, ::-1]), colours[::-1, ::-1])
     grey = colours[..., 1]

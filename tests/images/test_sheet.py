@@ -118,6 +118,25 @@ def test_a_label_makes_only_its_own_row_higher() -> None:
     assert sheet.height == 2 * MARGIN + 3 * 84 + 2 * GAP + (1 + 2 + 1) * line_height(face)
 
 
+def test_tiny_tiles_leave_room_for_a_few_characters() -> None:
+    face = font(11, "")
+    assert wrap("1234", face, 44, 1) == ["1234"]
+    assert contact_sheet(plain(2), ["1234", ""], tile=20).width == 2 * MARGIN + 2 * 44 + GAP
+    assert contact_sheet(plain(2), tile=20).width == 2 * MARGIN + 2 * 20 + GAP
+
+
+def test_rows_with_labels_do_not_overlap() -> None:
+    sheet = array(contact_sheet(plain(3), ["a", "b", "c"], columns=1, tile=84))
+    for i in range(3):
+        top = MARGIN + i * (84 + line_height(font(11, "")) + GAP)
+        assert (sheet[top : top + 84, MARGIN : MARGIN + 84] == 20 + i).all()
+
+
+def test_characters_beyond_ascii_are_not_boxes() -> None:
+    shapes = {bytes(font(14, "éйß").getmask(character)) for character in "éйß"}
+    assert len(shapes) == 3
+
+
 def test_label_stands_under_its_own_tile() -> None:
     sheet = array(contact_sheet(plain(4), ["", "", "x", ""], columns=2, tile=84))
     second = MARGIN + 84 + GAP  # the first row has no labels and no room for them
@@ -266,6 +285,7 @@ def test_file_names_are_safe_and_distinct(tmp_path: Path) -> None:
         "x" * 300,
         "кот 猫",
         "a\n\0b",
+        "CAT",
     ]
     paths = save_each([np.zeros((2, 2), np.uint8)] * len(labels), labels, tmp_path)
     names = [path.name for path in paths]

@@ -1,0 +1,62 @@
+"""Paired timing: candidates run in turn, again and again, so that a busy machine slows all of them alike."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+Run = Callable[[], object]
+
+
+def timed(run: Run, *, device: str = "cpu") -> float:
+    """Seconds of one run, the accelerator's work included."""
+    _wait_for(device)
+    start = time.perf_counter()
+    run()
+    _wait_for(device)
+    return time.perf_counter() - start
+
+
+def interleaved(
+    runs: Mapping[str, Run], *, seconds: float, least: int = 3, most: int = 40, device: str = "cpu"
+) -> dict[str, list[float]]:
+    """Times of rounds A B C, C B A, A B C ... for about ``seconds`` after a warm-up round; ``least`` to ``most`` rounds.
+
+    The order turns round, so that no candidate always runs after the same one. Garbage is collected between rounds,
+    not within them.
+    """
+    for run in runs.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    order, start = list(runs), time.perf_counter()
+    for round_ in range(most):
+        if round_ >= least and time.perf_counter() - start > seconds:
+            break
+        gc.collect()
+        gc.disable()
+        try:
+            for name in order:
+                times[name].append(timed(runs[name], device=device))
+        finally:
+            gc.enable()
+        order.reverse()
+    return times
+
+
+def ratio(times: Mapping[str, list[float]], name: str, to: str) -> float:
+    """The median over rounds of what ``name`` took over what ``to`` took in the same round."""
+    return median(a / b for a, b in zip(times[name], times[to], strict=True))
+
+
+def middle(times: Mapping[str, list[float]], name: str) -> float:
+    """Median seconds, for orientation: absolute times drift, ratios do not."""
+    return median(times[name])
+
+
+def _wait_for(device: str) -> None:
+    if device != "cpu":
+        import torch
+
+        torch.cuda.synchronize()

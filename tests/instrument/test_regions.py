@@ -1,0 +1,219 @@
+"""Incremental inference against full passes, one variant at a time, in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from convscope.instrument.address import parse_address
+from convscope.instrument.boxes import Box
+from convscope.instrument.regions import patched, patched_scores, regions_for
+from convscope.instrument.state import undisturbed
+from convscope.instrument.target import Target
+from convscope.models.classifier import Classifier
+
+
+def conv(inputs, outputs, kernel=3, **options):
+    return nn.Conv2d(inputs, outputs, kernel, **{"padding": kernel // 2, **options})
+
+
+def head(width):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5))
+
+
+class Residual(nn.Module):
+    """Skip connections of unequal reach, so that the boxes of the summands differ; in-place sum and ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a, self.b = conv(3, 6), conv(6, 6), conv(6, 6, 5)
+        self.norm = nn.BatchNorm2d(6)
+        self.down, self.skip, self.head = conv(6, 8, stride=2), conv(6, 8, 1, stride=2, padding=0), head(8)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.stem(x)), inplace=True)
+        y = self.b(F.relu(self.a(x)))
+        y += x
+        y = F.relu(y, inplace=True)
+        return self.head(F.relu(self.down(y) + self.skip(y)))
+
+
+class Concat(nn.Module):
+    """Branches of several kernels side by side, as in an inception block, and a branch that is only pooled."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.head = conv(3, 4, 1), conv(3, 4), conv(3, 4, 3, dilation=2, padding=2), head(15)
+
+    def forward(self, x):
+        pooled = F.max_pool2d(x, 3, 1, 1)
+        return self.head(F.max_pool2d(torch.cat([self.a(x), self.b(x), F.relu(self.c(x)), pooled], 1), 2))
+
+
+class Gated(nn.Module):
+    """Squeeze and excite: one global gate early on."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.gate, self.b, self.head = conv(3, 6), nn.Conv2d(6, 6, 1), conv(6, 6, groups=3), head(6)
+
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        return self.head(F.relu(self.b(x * self.gate(x.mean((2, 3), keepdim=True)).sigmoid())))
+
+
+class SamePad(nn.Module):
+    """Asymmetric padding by a function, ReLU6, and a map that is scaled by a constant plane."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = conv(3, 6, stride=2, padding=0), conv(6, 6, padding=0), head(6)
+        self.register_buffer("plane", torch.linspace(0, 1, 16).view(1, 1, 16, 1).repeat(1, 1, 1, 18))
+
+    def forward(self, x):
+        x = F.relu6(self.a(F.pad(x, (0, 1, 0, 1))) * 4)
+        return self.head(F.relu6(self.b(F.pad(x * self.plane, (1, 1, 1, 1)))))
+
+
+NETS = {
+    "vgg": lambda: nn.Sequential(
+        conv(3, 6), nn.ReLU(True), nn.MaxPool2d(2), conv(6, 8), nn.ReLU(True), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(8 * 8 * 9, 7), nn.ReLU(True), nn.Dropout(), nn.Linear(7, 5),
+    ),
+    "alexnet": lambda: nn.Sequential(
+        conv(3, 6, 5, stride=2), nn.ReLU(), nn.LocalResponseNorm(5), nn.MaxPool2d(3, 2, ceil_mode=True), conv(6, 8), head(8)
+    ),
+    "average": lambda: nn.Sequential(
+        conv(3, 6), nn.AvgPool2d(3, 2, 1), nn.ReLU(), conv(6, 6), nn.AvgPool2d(2, ceil_mode=True), conv(6, 8), head(8)
+    ),
+    "borders": lambda: nn.Sequential(
+        conv(3, 6, padding_mode="reflect"), nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Upsample(scale_factor=2),
+        nn.ConvTranspose2d(6, 6, 2, stride=2), nn.SiLU(), conv(6, 6, 7, stride=3), head(6)
+    ),
+    "residual": Residual,
+    "concat": Concat,
+    "gated": Gated,
+    "same-pad": SamePad,
+}  # fmt: skip
+SIZE = (32, 36)
+PLACES = [(0, 0), (28, 32), (0, 32), (28, 0), (13, 7), (14, 8), (5, 19), (21, 1)]
+
+
+def classifier(build):
+    torch.manual_seed(0)
+    network = build().double()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean)
+            nn.init.uniform_(module.weight)
+    return Classifier(network.eval(), mean=[0.4], std=[0.3])
+
+
+def case(count=len(PLACES)):
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(1, 3, *SIZE, generator=generator, dtype=torch.float64)
+    return image, torch.rand(count, 3, 4, 4, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_equal_to_full_passes(name):
+    net = classifier(NETS[name])
+    image, patches = case()
+    regions = regions_for(net, image, Target(index=(0,)), patches[:2], PLACES[:2])
+    assert regions is not None, "no incremental inference for a network that allows it"
+    with undisturbed(net, grad=False):
+        found = regions.outputs(patches, PLACES)
+        wanted = torch.cat([net(patched(image, p[None], [at])) for p, at in zip(patches, PLACES, strict=True)])
+        clean = net(image)
+    assert torch.allclose(found, wanted, rtol=1e-11, atol=1e-12)
+    assert ((wanted - clean).abs().amax(1) > 1e-9).all(), "a patch that changes nothing tests nothing"
+
+
+@pytest.mark.parametrize("name", ["vgg", "residual", "concat"])
+def test_early_layers_are_computed_in_boxes(name):
+    """The point of it: the first convolution's output must be a box, not a whole map."""
+    net = classifier(NETS[name])
+    image, patches = case(2)
+    regions = regions_for(net, image, Target(index=(0,)), patches, PLACES[:2])
+    boxes = []
+    original = regions._local
+    regions._local = lambda op, changed: boxes.append((op.name, original(op, changed))) or boxes[-1][1]
+    with undisturbed(net, grad=False):
+        regions.outputs(patches, PLACES[:2])
+    first = next(box for kind, box in boxes if kind == "convolution")
+    assert isinstance(first, Box)
+    assert first.size[0] <= 10
+
+
+def test_units_and_neurons_of_a_layer():
+    net = classifier(Residual)
+    image, patches = case()
+    for target in (Target(parse_address("down"), (3,)), Target(parse_address("/relu#2"), (5,), position=(14, 8))):
+        scores = patched_scores(net, image, target, PLACES, lambda rows: patches[rows], budget=64, label="test", chunk=3)
+        with undisturbed(net, grad=False):
+            whole = patched(image, patches, PLACES)
+            wanted = target.repeat(len(PLACES)).score(net, whole)[0]
+        assert torch.allclose(scores, wanted, rtol=1e-11, atol=1e-12)
+
+
+class Branching(nn.Module):
+    """Decides in Python by what it sees: a trace of one image is not its program."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = conv(3, 6), conv(3, 6), head(6)
+
+    def forward(self, x):
+        return self.head(self.a(x) if float(x[:, :, :4, :4].mean()) > 0 else self.b(x))
+
+
+class Noisy(nn.Module):
+    """Dropout left on by mistake."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = conv(3, 6), head(6)
+
+    def forward(self, x):
+        return self.head(F.dropout(self.a(x), 0.5, training=True))
+
+
+class WritesIntoViews(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = conv(3, 6), head(6)
+
+    def forward(self, x):
+        x = self.a(x)
+        x[:, :3].relu_()
+        return self.head(x)
+
+
+@pytest.mark.parametrize("build", [Branching, Noisy, WritesIntoViews])
+def test_refused_where_it_would_not_be_exact(build):
+    net = classifier(build)
+    image, patches = case()
+    image = image * 0.2 + 0.7  # the clean image takes one branch
+    patches = patches * 0  # the first patch makes it take the other
+    assert regions_for(net, image, Target(index=(0,)), patches[:2], PLACES[:2]) is None
+
+
+@pytest.mark.parametrize("build", [Branching, WritesIntoViews])
+def test_scores_are_right_all_the_same(build):
+    net = classifier(build)
+    image, patches = case()
+    image, patches = image * 0.2 + 0.7, patches * 0
+    target = Target(index=(2,))
+    scores = patched_scores(net, image, target, PLACES, lambda rows: patches[rows], budget=64, label="test", chunk=1)
+    with undisturbed(net, grad=False):
+        wanted = [net(patched(image, p[None], [at]))[0, 2] for p, at in zip(patches, PLACES, strict=True)]
+    assert torch.allclose(scores, torch.stack(wanted), rtol=1e-11)
+
+
+def test_the_clean_image_and_the_model_are_left_alone():
+    net = classifier(Residual)
+    image, patches = case()
+    before = image.clone(), {key: value.clone() for key, value in net.state_dict().items()}
+    patched_scores(net, image, Target(index=(0,)), PLACES, lambda rows: patches[rows], budget=64, label="test")
+    assert torch.equal(image, before[0])
+    assert all(torch.equal(value, before[1][key]) for key, value in net.state_dict().items())
