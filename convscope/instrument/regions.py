@@ -174,6 +174,8 @@ def regions_for(
     goal = event.value if event is not None else taken.output
     if goal is None or goal.index not in taken.made_by or image.dtype not in (torch.float32, torch.float64):
         return None
+    if image.device.type != "cpu":
+        return None  # thousands of small copies: a GPU is faster with whole maps
     if any(op.aliasing for op in taken.ops[: taken.made_by[goal.index] + 1]):
         return None
     with undisturbed(classifier, grad=False):

@@ -1,19 +1,25 @@
-"""What deconvnet and guided backpropagation share: advice on when which of them says more."""
+"""What deconvnet and guided backpropagation share: a backward pass under a ReLU rule, with its settings."""
 
 from __future__ import annotations
 
-from convscope.instrument.trace import trace
+from collections.abc import Sequence
+from typing import Any
+
+from convscope.instrument.backward import Rule
+from convscope.instrument.gradient import pixel_gradient
+from convscope.instrument.target import Target
+from convscope.methods.explanation import Explanation, explain
 from convscope.models.classifier import Classifier
 from convscope.types import Images
 
-FEW_SWITCHES = 1
+SEED_HELP = "what is sent down: 1, or the neuron's own activation"
+NORM_HELP = "local response normalisation: back-propagate it, or pass the signal"
 
 
-def switch_notes(classifier: Classifier, images: Images) -> tuple[str, ...]:
-    """Deconvnet has its image detail from pool switches alone; say so where there are hardly any."""
-    ops = trace(classifier.network, images, through=classifier).ops
-    pools = sum(op.name in ("max_pool2d_with_indices", "adaptive_max_pool2d") for op in ops)
-    if pools > FEW_SWITCHES:
-        return ()
-    count = "no max pool" if pools == 0 else "one max pool"
-    return (f"deconvnet has its image detail from pool switches and this network has {count}: guided shows more",)
+def rectified(
+    method: Any, rule: Rule, classifier: Classifier, images: Images, target: Target, notes: Sequence[str] = ()
+) -> Explanation:
+    """What arrives at the pixels when every ReLU follows ``rule``."""
+    found = pixel_gradient(classifier, images, target, rule=rule, contrast_norm=method.contrast_norm, seed=method.seed)
+    notes = (*found.notes, *notes)
+    return explain(method, classifier, images, found.target, found.pixels, found.scores, notes=notes)

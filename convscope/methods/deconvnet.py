@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from convscope.instrument.backward import Norm
-from convscope.instrument.gradient import Seed, pixel_gradient
+from convscope.instrument.gradient import Seed
 from convscope.instrument.target import Target
-from convscope.methods._rectified import switch_notes
-from convscope.methods.explanation import Explanation, explain
+from convscope.instrument.trace import trace
+from convscope.methods._rectified import NORM_HELP, SEED_HELP, rectified
+from convscope.methods.explanation import Explanation
 from convscope.methods.registry import register, setting
 from convscope.models.classifier import Classifier
 from convscope.types import Images
@@ -22,18 +23,18 @@ class Deconvnet:
     For a unit the neuron is its strongest; for a class, the logit.
     """
 
-    seed: Seed = setting(
-        default="one", help="what is sent down: 1, or the neuron's own activation", choices=("one", "activation")
-    )
-    contrast_norm: Norm = setting(
-        default="backward",
-        help="local response normalisation: back-propagate it, or pass the signal",
-        choices=("backward", "pass"),
-    )
+    seed: Seed = setting(default="one", help=SEED_HELP, choices=("one", "activation"))
+    contrast_norm: Norm = setting(default="backward", help=NORM_HELP, choices=("backward", "pass"))
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
-        found = pixel_gradient(
-            classifier, images, target, rule="deconvnet", contrast_norm=self.contrast_norm, seed=self.seed
-        )
-        notes = (*found.notes, *switch_notes(classifier, images))
-        return explain(self, classifier, images, found.target, found.pixels, found.scores, notes=notes)
+        return rectified(self, "deconvnet", classifier, images, target, switch_notes(classifier, images))
+
+
+def switch_notes(classifier: Classifier, images: Images) -> tuple[str, ...]:
+    """The image's detail comes from pool switches alone; say so where there are hardly any."""
+    ops = trace(classifier.network, images, through=classifier).ops
+    pools = sum(op.name in ("max_pool2d_with_indices", "adaptive_max_pool2d") for op in ops)
+    if pools > 1:
+        return ()
+    count = "no max pool" if pools == 0 else "one max pool"
+    return (f"deconvnet has its image detail from pool switches and this network has {count}: guided shows more",)

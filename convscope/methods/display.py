@@ -73,14 +73,21 @@ def over(photo: Image.Image, values: Tensor, *, signed: bool, alpha: float, plac
     return Image.fromarray(draw(photo, values, alpha=alpha, limit=limit if limit > 0 else None, seen=seen))
 
 
-def feature_sheet(raw: Tensor, units: Sequence[int], *, title: str, columns: int) -> Image.Image:
-    """Every channel of every image's maps, stretched one by one; dead ones are marked."""
+def feature_tiles(maps: Tensor, squash: bool) -> list[np.ndarray]:
+    """Each of one image's maps "k h w" as a grey picture."""
+    maps = maps.nan_to_num()
+    return [
+        np.rint(share * 255).astype(np.uint8) for share in (colour.squash(maps) if squash else colour.stretch(maps))
+    ]
+
+
+def feature_sheet(raw: Tensor, units: Sequence[int], *, title: str, columns: int, squash: bool = False) -> Image.Image:
+    """Every channel of every image's maps, one by one; dead ones are marked."""
     tiles, labels, dead = [], [], []
     for maps in raw:
-        for unit, map, stretched in zip(units, maps, colour.stretch(maps.nan_to_num()), strict=True):
-            tiles.append(np.round(stretched * 255).astype(np.uint8))
-            labels.append(str(unit))
-            dead.append(not bool(map.any()))
+        tiles += feature_tiles(maps, squash)
+        labels += [str(unit) for unit in units]
+        dead += [not alive for alive in maps.flatten(1).any(1).tolist()]
     alive = f"{len(units)} units"
     if any(dead) and len(raw) == 1:
         alive += f", {sum(dead)} of them silent here"
@@ -117,18 +124,18 @@ def sheet(tiles: Sequence[Image.Image], labels: Sequence[str], *, title: str, co
     return contact_sheet(tiles, labels, columns=columns, tile=min(max(side, 160), 320), title=title)
 
 
-def save_each(found: Explanation, folder: Path, row: int) -> list[Path]:
+def save_each(found: Explanation, folder: Path, row: int, *, size: int | None, squash: bool) -> list[Path]:
     """Every part of a result as a file of its own."""
     kind = found.traits.kind
     if kind == "features":
-        tiles = [Image.fromarray(colour.grey(m, limit=1)) for m in colour.stretch(found.raw[row].nan_to_num())]
-        return save_tiles(tiles, [f"unit-{u:04d}" for u in found.units], folder)
+        names = [f"unit-{u:04d}" for u in found.units]
+        return save_tiles(feature_tiles(found.raw[row], squash), names, folder, size=size)
     if kind == "weights":
         tiles = [
             filter_sheet(w[None], [u], title=f"filter {u}", columns=None)
             for u, w in zip(found.units, found.raw, strict=True)
         ]
-        return save_tiles(tiles, [f"filter-{u:04d}" for u in found.units], folder)
+        return save_tiles(tiles, [f"filter-{u:04d}" for u in found.units], folder, size=size)
     values = shown(found.raw[row], found.traits)
     grey = Image.fromarray(colour.grey(values.clamp_min(0)))
-    return save_tiles([grey, found.picture(row), found.overlay(row)], ["grey", "heat", "overlay"], folder)
+    return save_tiles([grey, found.picture(row), found.overlay(row)], ["grey", "heat", "overlay"], folder, size=size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -101,10 +102,14 @@ class Explanation:
         placement = self.views[row].placement if self.views else None
         return display.over(self.photo(row), values, signed=signed, alpha=alpha, placement=placement)
 
-    def sheet(self, *, columns: int | None = None) -> Image.Image:
-        """All of it on one labelled sheet: every channel of features, every filter, every row's map and overlay."""
+    def sheet(self, *, columns: int | None = None, squash: bool = False) -> Image.Image:
+        """All of it on one labelled sheet: every channel of features, every filter, every row's map and overlay.
+
+        Feature maps are stretched from their own [min, max]; ``squash`` takes the sigmoid of each value instead, so
+        that maps can be compared.
+        """
         if self.traits.kind == "features":
-            return display.feature_sheet(self.raw, self.units, title=self.title, columns=columns or 16)
+            return display.feature_sheet(self.raw, self.units, title=self.title, columns=columns or 16, squash=squash)
         if self.traits.kind == "weights":
             return display.filter_sheet(self.raw, self.units, title=self.title, columns=columns)
         tiles, labels = [], []
@@ -138,7 +143,7 @@ class Explanation:
         if path.suffix == ".safetensors":
             from safetensors.torch import save_file
 
-            save_file({"raw": self.raw.detach().cpu().contiguous()}, path, {"about": str(self.about())})
+            save_file({"raw": self.raw.detach().cpu().contiguous()}, path, {"about": json.dumps(self.about())})
         elif path.suffix == ".pt":
             torch.save({"raw": self.raw.detach().cpu()}, path)
         elif path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
@@ -147,9 +152,14 @@ class Explanation:
             raise UsageError(f"{path}: save as .safetensors or .pt (numbers), or .png, .jpg, .webp (picture)")
         return path
 
-    def save_each(self, folder: str | Path, row: int = 0) -> list[Path]:
-        """Each map (or filter) alone as a picture in ``folder``, named by its unit; a CAM as grey, heat and overlay."""
-        return display.save_each(self, Path(folder), row)
+    def save_each(
+        self, folder: str | Path, row: int = 0, *, size: int | None = None, squash: bool = False
+    ) -> list[Path]:
+        """Each map (or filter) alone as a picture in ``folder``, named by its unit; a CAM as grey, heat and overlay.
+
+        ``size`` resizes the longer side bilinearly; ``squash`` as in ``sheet``.
+        """
+        return display.save_each(self, Path(folder), row, size=size, squash=squash)
 
     def plot(self) -> Any:
         """A matplotlib figure of the sheet, for a notebook or a paper."""

@@ -81,7 +81,8 @@ NETS = {
         nn.Linear(8 * 8 * 9, 7), nn.ReLU(True), nn.Dropout(), nn.Linear(7, 5),
     ),
     "alexnet": lambda: nn.Sequential(
-        conv(3, 6, 5, stride=2), nn.ReLU(), nn.LocalResponseNorm(5), nn.MaxPool2d(3, 2, ceil_mode=True), conv(6, 8), head(8)
+        conv(3, 6, 5, stride=2), nn.ReLU(), nn.LocalResponseNorm(5), nn.MaxPool2d(3, 2, ceil_mode=True), conv(6, 8),
+        head(8),
     ),
     "average": lambda: nn.Sequential(
         conv(3, 6), nn.AvgPool2d(3, 2, 1), nn.ReLU(), conv(6, 6), nn.AvgPool2d(2, ceil_mode=True), conv(6, 8), head(8)
@@ -109,7 +110,7 @@ def classifier(build):
     return Classifier(network.eval(), mean=[0.4], std=[0.3])
 
 
-def case(count=len(PLACES)):
+def case(count=8):
     generator = torch.Generator().manual_seed(1)
     image = torch.rand(1, 3, *SIZE, generator=generator, dtype=torch.float64)
     return image, torch.rand(count, 3, 4, 4, generator=generator, dtype=torch.float64)
@@ -149,7 +150,7 @@ def test_units_and_neurons_of_a_layer():
     net = classifier(Residual)
     image, patches = case()
     for target in (Target(parse_address("down"), (3,)), Target(parse_address("/relu#2"), (5,), position=(14, 8))):
-        scores = patched_scores(net, image, target, PLACES, lambda rows: patches[rows], budget=64, label="test", chunk=3)
+        scores = patched_scores(net, image, target, PLACES, patches.__getitem__, budget=64, label="test", chunk=3)
         with undisturbed(net, grad=False):
             whole = patched(image, patches, PLACES)
             wanted = target.repeat(len(PLACES)).score(net, whole)[0]
