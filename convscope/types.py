@@ -9,6 +9,7 @@ from numpy import ndarray
 from torch import Tensor
 
 Images: TypeAlias = Float[Tensor, "b c h w"]  # pixels in [0, 1], RGB or one channel
+Patches: TypeAlias = Float[Tensor, "n c ph pw"]  # parts of images
 Features: TypeAlias = Float[Tensor, "b k fh fw"]  # feature maps of one layer
 Maps: TypeAlias = Float[Tensor, "b h w"]  # one map an image, on the input's canvas
 Pixels: TypeAlias = Float[Tensor, "b c h w"]  # signed pixel attributions

@@ -133,6 +133,12 @@ class Skip(nn.Module):
                 act = nn.ReLU(inplace=form == "modules in place")
             setattr(self, f"relu{i}", act)
 
+    def parts(self):
+        """Before the skip connection, its branches, and what follows their sum, as plain layers."""
+        stem = [self.conv1, self.norm1, nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+        head = [nn.ReLU(), self.conv3, nn.ReLU(), nn.MaxPool2d(2), self.conv4, nn.ReLU(), nn.AdaptiveAvgPool2d(3)]
+        return stem, [[self.conv2, self.norm2], []], [*head, nn.Flatten(), self.fc1, nn.ReLU(), self.fc2]
+
     def forward(self, x):
         x = self.relu1(self.norm1(self.conv1(x)))
         x = F.max_pool2d(x, 3, 2, 1)
@@ -141,6 +147,39 @@ class Skip(nn.Module):
         x = self.relu4(self.conv4(x))
         x = self.drop(F.adaptive_avg_pool2d(x, 3).flatten(1))
         return self.fc2(self.relu5(self.fc1(x)))
+
+
+class PreActivation(nn.Module):
+    """A skip connection around a ReLU: what the ReLU is given also goes on without it. One ReLU module for all."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2, self.relu = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 5, 3, padding=1), nn.ReLU()
+        self.fc = nn.Linear(5, 4)
+
+    def parts(self):
+        head = [nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.fc]
+        return [self.conv1], [[nn.ReLU(), self.conv2], []], head
+
+    def forward(self, x):
+        x = self.conv1(x)
+        x = x + self.conv2(self.relu(x))
+        return self.fc(F.max_pool2d(self.relu(x), 2).mean((2, 3)))
+
+
+class SideBySide(PreActivation):
+    """Two convolutions of the pixels, each rectified by the same ReLU module, summed."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv2 = nn.Conv2d(3, 5, 5, padding=2)
+
+    def parts(self):
+        head = [nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.fc]
+        return [], [[self.conv1, nn.ReLU()], [self.conv2, nn.ReLU()]], head
+
+    def forward(self, x):
+        return self.fc(F.max_pool2d(self.relu(self.conv1(x)) + self.relu(self.conv2(x)), 2).mean((2, 3)))
 
 
 class Smooth(nn.Module):

@@ -220,17 +220,15 @@ def project(classifier, image, rule, unit, *, layer=None, place=None, seed="one"
     return walk.down(g, rule, start=layer, contrast_norm=contrast_norm) / np.array(classifier.std)[:, None, None]
 
 
-def project_skip(classifier, image, rule, index):
-    """The same for a class of ``nets.Skip``: what comes down to the sum goes down both of its branches."""
-    net = classifier.network
-    stem = [net.conv1, net.norm1, nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
-    head = [nn.ReLU(), net.conv3, nn.ReLU(), nn.MaxPool2d(2), net.conv4, nn.ReLU(), nn.AdaptiveAvgPool2d(3)]
-    head += [nn.Flatten(), net.fc1, nn.ReLU(), net.fc2]
+def project_branches(classifier, image, rule, index):
+    """The same for a class of a network with ``parts()``: what comes down to the sum goes down every branch."""
+    stem, branches, head = classifier.network.parts()
     below = Walk(stem, normalised(image, classifier.mean, classifier.std))
-    branch = Walk([net.conv2, net.norm2], below.output)
-    above = Walk(head, branch.output + below.output)
+    walks = [Walk(layers, below.output) for layers in branches]
+    above = Walk(head, sum(walk.output for walk in walks))
     g = above.down(np.eye(len(above.output))[index], rule)
-    return below.down(branch.down(g, rule) + g, rule) / np.array(classifier.std)[:, None, None]
+    down = below.down(sum(walk.down(g, rule) for walk in walks), rule)
+    return down / np.array(classifier.std)[:, None, None]
 
 
 def normalised(image, mean, std):

@@ -21,7 +21,7 @@ from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target
 from convscope.instrument.trace import Op, Trace, Value, trace
 from convscope.models.classifier import Classifier
-from convscope.types import Images, Scores
+from convscope.types import Images, Patches, Scores
 
 TOLERANCE = 1e-3  # relative, of the check against a full pass; rounding is far below, a wrong network far above
 RESHAPES = {"view", "_unsafe_view", "reshape", "expand"}
@@ -45,7 +45,7 @@ class Regions:
         for value, tensor in zip(op.outputs, found, strict=True):
             self.clean[value.index] = tensor
 
-    def outputs(self, patches: Images, places: Sequence[Span]) -> Tensor:
+    def outputs(self, patches: Patches, places: Sequence[Span]) -> Tensor:
         """What the goal is for variants whose pixels at ``places`` are ``patches`` "n c h w"; one row a variant."""
         changed: dict[int, Change] = {self.taken.input.index: Box(patches, places)}
         last = {value.index: i for i, op in enumerate(self.taken.ops[: self.end]) for value in op.inputs}
@@ -113,7 +113,7 @@ def patched_scores(
     image: Images,
     target: Target,
     places: Sequence[Span],
-    patches: Callable[[slice], Images],
+    patches: Callable[[slice], Patches],
     *,
     budget: float,
     label: str,
@@ -148,7 +148,7 @@ def patched_scores(
     return variant_scores(classifier, image, target, len(places), full, budget=budget, chunk=chunk, label=label)
 
 
-def patched(image: Images, patches: Images, places: Sequence[Span]) -> Images:
+def patched(image: Images, patches: Patches, places: Sequence[Span]) -> Tensor:
     """The variants as whole images."""
     full = image.repeat(len(places), 1, 1, 1)
     for variant, data, (row, col) in zip(full, patches, places, strict=True):
@@ -162,7 +162,7 @@ def kept_bytes(taken: Trace) -> int:
 
 
 def regions_for(
-    classifier: Classifier, image: Images, target: Target, patch: Images, places: Sequence[Span]
+    classifier: Classifier, image: Images, target: Target, patch: Patches, places: Sequence[Span]
 ) -> Regions | None:
     """Incremental inference for one image "1 c h w", or None where it would not be exact.
 

@@ -14,7 +14,7 @@ from convscope.methods._fill import FILL_HELP, FILLS, fill_like
 from convscope.methods.explanation import Explanation, explain
 from convscope.methods.registry import register, setting
 from convscope.models.classifier import Classifier
-from convscope.types import Images
+from convscope.types import Images, Patches
 
 Window = tuple[int, int]  # first row and column of an occluder
 
@@ -62,7 +62,7 @@ class Occlusion:
     def _drops(
         self, classifier: Classifier, image: Images, filled: Images, target: Target, windows: list[Window], side: int
     ) -> Tensor:
-        def patches(rows: slice) -> Images:
+        def patches(rows: slice) -> Patches:
             return torch.stack([filled[0, :, row : row + side, col : col + side] for row, col in windows[rows]])
 
         with undisturbed(classifier, grad=False):
