@@ -167,19 +167,23 @@ class PreActivation(nn.Module):
         return self.fc(F.max_pool2d(self.relu(x), 2).mean((2, 3)))
 
 
-class SideBySide(PreActivation):
-    """Two convolutions of the pixels, each rectified by the same ReLU module, summed."""
+class SideBySide(nn.Module):
+    """Two branches of a convolution, a ReLU (one module for both) and another convolution, worked out abreast."""
 
     def __init__(self):
         super().__init__()
-        self.conv2 = nn.Conv2d(3, 5, 5, padding=2)
+        self.a, self.b = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(3, 5, 5, padding=2)
+        self.c, self.d = nn.Conv2d(5, 5, 3, padding=1), nn.Conv2d(5, 5, 1)
+        self.relu, self.fc = nn.ReLU(), nn.Linear(5, 4)
 
     def parts(self):
         head = [nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.fc]
-        return [], [[self.conv1, nn.ReLU()], [self.conv2, nn.ReLU()]], head
+        return [], [[self.a, nn.ReLU(), self.c], [self.b, nn.ReLU(), self.d]], head
 
     def forward(self, x):
-        return self.fc(F.max_pool2d(self.relu(self.conv1(x)) + self.relu(self.conv2(x)), 2).mean((2, 3)))
+        a, b = self.a(x), self.b(x)
+        a, b = self.relu(a), self.relu(b)
+        return self.fc(F.max_pool2d(self.c(a) + self.d(b), 2).mean((2, 3)))
 
 
 class Smooth(nn.Module):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 from torch import Tensor
 
-from convscope.errors import UsageError
+from convscope.errors import ImageError, UsageError
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -17,6 +19,15 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+MAX_RESIZED = 2**26  # pixels; a photo of one row, enlarged to cover a canvas, has no end
+
+
+def canvas_of(size: int | Sequence[int]) -> tuple[int, int]:
+    """A user's ``size``, one side or (height, width), as (height, width)."""
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise UsageError(f"a size is one side or (height, width), in pixels: got {size!r}")
+    return sides[0], sides[1]
 
 
 @dataclass(frozen=True)
@@ -32,21 +43,29 @@ class Placement:
     @property
     def seen(self) -> tuple[int, int, int, int]:
         """The part of the original that the network sees: top, left, bottom, right in the original's pixels."""
-        (height, width), (rows, cols) = self.original, self.resized
-        return (
-            round(self.top * height / rows),
-            round(self.left * width / cols),
-            round((self.top + self.canvas[0]) * height / rows),
-            round((self.left + self.canvas[1]) * width / cols),
-        )
+        top, bottom = self._span(0, self.top)
+        left, right = self._span(1, self.left)
+        return top, left, bottom, right
+
+    def _span(self, axis: int, start: int) -> tuple[int, int]:
+        """First pixel of the original that is seen along an axis, and the first after it that is not."""
+        length, scale = self.original[axis], self.original[axis] / self.resized[axis]
+        first = min(round(start * scale), length - 1)
+        return first, max(round((start + self.canvas[axis]) * scale), first + 1)  # of a photo of 2 pixels, one at least
 
     def to_photo(self, maps: Tensor) -> Tensor:
         """Maps "... h w" on the canvas -> "... H W" on the original; what the network did not see is zero."""
+        if maps.shape[-2:] != self.canvas:
+            raise UsageError(f"maps of {tuple(maps.shape[-2:])} do not lie on the canvas of {self.canvas}")
+        flat = maps.detach().reshape(1, -1, *self.canvas).float()
+        # Back onto the resized photo first: only there is the crop's border on whole pixels. The margin is filled with
+        # the map's edge, so that it does not fade towards what was cut away.
+        margins = (self.left, self.resized[1] - self.left - self.canvas[1])
+        margins += (self.top, self.resized[0] - self.top - self.canvas[0])
+        whole = F.interpolate(F.pad(flat, margins, mode="replicate"), self.original, mode="bilinear", antialias=True)
         top, left, bottom, right = self.seen
-        flat = maps.detach().reshape(1, -1, *maps.shape[-2:]).float()
-        inner = torch.nn.functional.interpolate(flat, (bottom - top, right - left), mode="bilinear", antialias=True)
-        full = inner.new_zeros(1, inner.shape[1], *self.original)
-        full[..., top:bottom, left:right] = inner
+        full = torch.zeros_like(whole)
+        full[..., top:bottom, left:right] = whole[..., top:bottom, left:right]
         return full.reshape(*maps.shape[:-2], *self.original)
 
 
@@ -56,12 +75,13 @@ class Framing:
 
     ``size``: the canvas (h, w), or None to take photos as large as they are. ``short``: the side, scaled from the
     canvas's shorter one, that the photo is made to cover before the centre is cut out; None squashes the photo to the
-    canvas without keeping its aspect.
+    canvas without keeping its aspect. ``squash``: the photo is squashed to what ``short`` says, instead of covering it.
     """
 
     size: tuple[int, int] | None = None
     short: int | None = None
     interpolation: str = "bicubic"
+    squash: bool = False
 
     def __post_init__(self) -> None:
         if self.interpolation not in FILTERS:
@@ -69,7 +89,9 @@ class Framing:
         if self.size is not None and min(self.size) < 1:
             raise UsageError(f"size must be positive, got {self.size[0]}x{self.size[1]}")
         if self.size is not None and self.short is not None and self.short < min(self.size):
-            raise UsageError(f"the photo is resized to {self.short}, which does not cover the canvas of {self.size}")
+            raise UsageError(
+                f"the photo is resized to {self.short}, which does not cover {self.size[0]}x{self.size[1]}"
+            )
 
     def place(self, height: int, width: int) -> Placement:
         """Where a photo of this height and width lies. Roundings are those of torchvision's Resize and CenterCrop."""
@@ -78,17 +100,23 @@ class Framing:
         if self.short is None:
             return Placement((height, width), self.size, 0, 0, self.size)
         rows, cols = (side * self.short // min(self.size) for side in self.size)  # the box to cover
-        if rows * width <= cols * height:
+        if not self.squash and rows * width <= cols * height:
             rows = int(cols * height / width)
-        else:
+        elif not self.squash:
             cols = int(rows * width / height)
         rows, cols = max(rows, self.size[0]), max(cols, self.size[1])
         top, left = round((rows - self.size[0]) / 2), round((cols - self.size[1]) / 2)
         return Placement((height, width), (rows, cols), top, left, self.size)
 
     def apply(self, photo: Image.Image, channels: int = 3) -> tuple[Tensor, Placement]:
-        """A photo -> pixels "c h w" in [0, 1] (float32) and where they lie."""
+        """A photo (RGB or grey) -> pixels "c h w" in [0, 1] (float32) and where they lie."""
+        if channels not in (1, 3):
+            raise UsageError(f"a photo has 1 or 3 channels and the model takes {channels}: give it a tensor instead")
         placed = self.place(photo.height, photo.width)
+        if placed.resized != placed.original and placed.resized[0] * placed.resized[1] > MAX_RESIZED:
+            raise ImageError(
+                f"a photo of {photo.width}x{photo.height} is too long and narrow to be enlarged: crop it first"
+            )
         photo = photo.convert("L" if channels == 1 else "RGB")
         if placed.resized != placed.original:
             photo = photo.resize(placed.resized[::-1], FILTERS[self.interpolation])

@@ -17,7 +17,11 @@ from convscope.instrument.calls import CallWatch
 
 
 class _Done(BaseException):
-    """Ends a forward pass. A BaseException, so that no ``except Exception`` in a user's forward swallows it."""
+    """Ends a forward pass for its ``owner``. A BaseException, so that no ``except Exception`` in a forward swallows it."""
+
+    def __init__(self, owner: record) -> None:
+        super().__init__()
+        self.owner = owner
 
 
 class record(Mapping[str, Any]):
@@ -70,7 +74,7 @@ class record(Mapping[str, Any]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
         self._stack.close()
-        return kind is _Done
+        return isinstance(error, _Done) and error.owner is self
 
     def _begin(self, *_: Any) -> None:
         self._calls.clear()
@@ -106,7 +110,7 @@ class record(Mapping[str, Any]):
 
     def _hand_on(self, output: Any) -> Any:
         if self.stop and len(self._seen) == len(self.wanted):
-            raise _Done
+            raise _Done(self)
         return output
 
     def __getitem__(self, layer: str | Address) -> Any:

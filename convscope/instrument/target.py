@@ -156,6 +156,8 @@ def resolve_target(
     """
     count = len(images)
     classes = _class_names(classifier, images)
+    if getattr(spec, "ndim", None) == 0:  # a number out of an array or tensor
+        spec = int(spec)  # type: ignore[arg-type]
     if spec is None or callable(spec):
         if spec is not None and against is not None:
             raise UsageError("against= compares classes; put the difference into the target function instead")
