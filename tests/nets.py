@@ -76,21 +76,21 @@ def vgg_like():
 
 
 def zfnet_like():
-    """7x7 stride 2, pools in ceil mode that overhang, contrast normalisation across maps; for images of 40x46."""
+    """7x7 stride 2, pools in ceil mode that overhang, contrast normalisation across maps; for images of 56x64."""
     return nn.Sequential(
         *(nn.Conv2d(3, 6, 7, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)),
         nn.LocalResponseNorm(5, alpha=0.5, beta=0.75, k=2.0),
         *(nn.Conv2d(6, 8, 5, stride=2), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)),
         nn.LocalResponseNorm(4, alpha=0.5, beta=0.75, k=2.0),
         *(nn.Conv2d(8, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, 1)),
-        *(nn.Flatten(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 4)),
+        *(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 4)),
     )
 
 
 BOOK = {  # the network, and the canvas it is made for
     "alexnet-like": (alexnet_like, (69, 77)),
     "vgg-like": (vgg_like, (22, 27)),
-    "zfnet-like": (zfnet_like, (40, 46)),
+    "zfnet-like": (zfnet_like, (56, 64)),
 }
 
 FORMS = {
@@ -197,3 +197,8 @@ class Smooth(nn.Module):
     def forward(self, x):
         x = torch.tanh(self.conv1(x))
         return self.head(F.softplus(self.conv2(x)).mean((2, 3)))
+
+
+def with_relu6(sequential):
+    """The same layers with ReLU6 for ReLU."""
+    return nn.Sequential(*(nn.ReLU6() if isinstance(layer, nn.ReLU) else layer for layer in sequential))

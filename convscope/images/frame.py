@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -24,10 +25,10 @@ MAX_RESIZED = 2**26  # pixels; a photo of one row, enlarged to cover a canvas, h
 
 def canvas_of(size: int | Sequence[int]) -> tuple[int, int]:
     """A user's ``size``, one side or (height, width), as (height, width)."""
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, Integral) and int(side) >= 1 for side in sides):
         raise UsageError(f"a size is one side or (height, width), in pixels: got {size!r}")
-    return sides[0], sides[1]
+    return int(sides[0]), int(sides[1])
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Placement:
     def _span(self, axis: int, start: int) -> tuple[int, int]:
         """First pixel of the original that is seen along an axis, and the first after it that is not."""
         length, scale = self.original[axis], self.original[axis] / self.resized[axis]
-        first = min(round(start * scale), length - 1)
-        return first, max(round((start + self.canvas[axis]) * scale), first + 1)  # of a photo of 2 pixels, one at least
+        first = min(round(start * scale), length - 1)  # of a photo of two pixels one is left
+        return first, max(round((start + self.canvas[axis]) * scale), first + 1)
 
     def to_photo(self, maps: Tensor) -> Tensor:
         """Maps "... h w" on the canvas -> "... H W" on the original; what the network did not see is zero."""
@@ -60,9 +61,9 @@ class Placement:
         flat = maps.detach().reshape(1, -1, *self.canvas).float()
         # Back onto the resized photo first: only there is the crop's border on whole pixels. The margin is filled with
         # the map's edge, so that it does not fade towards what was cut away.
-        margins = (self.left, self.resized[1] - self.left - self.canvas[1])
-        margins += (self.top, self.resized[0] - self.top - self.canvas[0])
-        whole = F.interpolate(F.pad(flat, margins, mode="replicate"), self.original, mode="bilinear", antialias=True)
+        below, right = (self.resized[i] - (self.top, self.left)[i] - self.canvas[i] for i in (0, 1))
+        resized = F.pad(flat, (self.left, right, self.top, below), mode="replicate")
+        whole = F.interpolate(resized, self.original, mode="bilinear", antialias=True)
         top, left, bottom, right = self.seen
         full = torch.zeros_like(whole)
         full[..., top:bottom, left:right] = whole[..., top:bottom, left:right]
@@ -100,9 +101,11 @@ class Framing:
         if self.short is None:
             return Placement((height, width), self.size, 0, 0, self.size)
         rows, cols = (side * self.short // min(self.size) for side in self.size)  # the box to cover
-        if not self.squash and rows * width <= cols * height:
+        if self.squash:
+            pass
+        elif rows * width <= cols * height:
             rows = int(cols * height / width)
-        elif not self.squash:
+        else:
             cols = int(rows * width / height)
         rows, cols = max(rows, self.size[0]), max(cols, self.size[1])
         top, left = round((rows - self.size[0]) / 2), round((cols - self.size[1]) / 2)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
@@ -21,6 +22,11 @@ def function_name(function: Callable[..., Any]) -> str:
 
 
 _OPERATORS = {"add", "sub", "mul", "truediv", "pow", "matmul"}
+
+
+def takes_hooks(module: nn.Module) -> bool:
+    """Scripted code does not."""
+    return not isinstance(module, torch.jit.RecursiveScriptModule)
 
 
 class CallWatch(TorchFunctionMode):
@@ -62,6 +68,8 @@ class CallWatch(TorchFunctionMode):
             self.handles.pop().remove()
 
     def _scope(self, module: nn.Module, path: str | None) -> None:
+        if not takes_hooks(module):
+            return
         self.handles.append(module.register_forward_pre_hook(lambda *_: self.stack.append(path)))
         self.handles.append(module.register_forward_hook(lambda *_: self._leave(), always_call=True))
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from convscope.errors import UsageError
 from convscope.instrument.address import Address, find_module, parse_address
-from convscope.instrument.calls import CallWatch
+from convscope.instrument.calls import CallWatch, takes_hooks
 
 
 class _Done(BaseException):
-    """Ends a forward pass for its ``owner``. A BaseException, so that no ``except Exception`` in a forward swallows it."""
+    """Ends a forward pass for its ``owner``; a BaseException, so that a user's ``except Exception`` lets it pass."""
 
     def __init__(self, owner: record) -> None:
         super().__init__()
@@ -52,6 +52,9 @@ class record(Mapping[str, Any]):
         self.model = model
         self.wanted = {address.key: address for address in addresses}
         self.modules = {key: find_module(model, address.path) for key, address in self.wanted.items()}
+        scripted = [key or "the network" for key, m in {**self.modules, "": model}.items() if not takes_hooks(m)]
+        if scripted:
+            raise UsageError(f"{scripted[0]} is scripted code, which calls no hooks: use the plain module")
         self.grad, self.stop, self.reduce, self.replace = grad, stop, reduce, replace
         self.kept: dict[str, Any] = {}
 

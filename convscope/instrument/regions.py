@@ -16,12 +16,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from convscope.errors import ConvscopeError
 from convscope.instrument.boxes import Box, CleanMaps, Span, changed_box
-from convscope.instrument.perturb import MIB, variant_scores
+from convscope.instrument.perturb import MIB, variant_bytes, variant_scores
 from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target
 from convscope.instrument.trace import Op, Trace, Value, trace
 from convscope.models.classifier import Classifier
-from convscope.types import Images, Patches, Scores
+from convscope.types import OneImage, Patches, VariantScores
 
 TOLERANCE = 1e-3  # relative, of the check against a full pass; rounding is far below, a wrong network far above
 RESHAPES = {"view", "_unsafe_view", "reshape", "expand"}
@@ -32,7 +32,7 @@ Change: TypeAlias = Box | Tensor  # a box, or the whole value for each variant
 class Regions:
     """The clean passes of one image "1 c h w", ready to be varied. Make it with ``regions_for``."""
 
-    def __init__(self, taken: Trace, image: Images, goal: Value) -> None:
+    def __init__(self, taken: Trace, image: OneImage, goal: Value) -> None:
         self.taken, self.goal = taken, goal
         self.end = taken.made_by[goal.index] + 1
         self.clean = CleanMaps({taken.input.index: image})
@@ -45,9 +45,12 @@ class Regions:
         for value, tensor in zip(op.outputs, found, strict=True):
             self.clean[value.index] = tensor
 
-    def outputs(self, patches: Patches, places: Sequence[Span]) -> Tensor:
-        """What the goal is for variants whose pixels at ``places`` are ``patches`` "n c h w"; one row a variant."""
-        changed: dict[int, Change] = {self.taken.input.index: Box(patches, places)}
+    def outputs(self, start: Value, change: Change, count: int) -> Tensor:
+        """What the goal is for ``count`` variants in which the value ``start`` is changed; one row a variant.
+
+        What comes before ``start``, and what does not depend on it, is not computed again.
+        """
+        changed: dict[int, Change] = {start.index: change}
         last = {value.index: i for i, op in enumerate(self.taken.ops[: self.end]) for value in op.inputs}
         for i, op in enumerate(self.taken.ops[: self.end]):
             if not any(value.index in changed for value in op.inputs):
@@ -56,12 +59,12 @@ class Regions:
             if made is not None:
                 changed[op.outputs[0].index] = made
             else:
-                changed.update(self._whole(op, changed, len(places)))
+                changed.update(self._whole(op, changed, count))
             for value in op.inputs:
                 if last[value.index] == i and value.index != self.goal.index:
                     changed.pop(value.index, None)
         if self.goal.index not in changed:  # nothing of it depends on the pixels
-            return self.clean[self.goal.index].expand(len(places), *self.goal.shape[1:])
+            return self.clean[self.goal.index].expand(count, *self.goal.shape[1:])
         return self._filled(self.goal, changed[self.goal.index])
 
     def _local(self, op: Op, changed: dict[int, Change]) -> Box | None:
@@ -110,7 +113,7 @@ def _call(op: Op, args: Any, kwargs: Any) -> Any:
 
 def patched_scores(
     classifier: Classifier,
-    image: Images,
+    image: OneImage,
     target: Target,
     places: Sequence[Span],
     patches: Callable[[slice], Patches],
@@ -118,73 +121,88 @@ def patched_scores(
     budget: float,
     label: str,
     chunk: int | None = None,
-) -> Scores:
-    """The target's score for variants of one image "1 c h w", whose pixels at ``places`` are ``patches(rows)``.
+) -> VariantScores:
+    """The target's score for variants of one image "1 c h w", whose pixels at ``places`` are ``patches(rows)``."""
+    start = trace(classifier.network, image, through=classifier).input
 
-    Incremental where that is exact and the clean maps fit into ``budget`` (MiB) beside the variants, else full passes.
-    """
-    held = kept_bytes(trace(classifier.network, image, through=classifier)) / MIB
-    first = slice(0, 2)
-    regions = None
-    if held < budget / 2:
-        regions = regions_for(classifier, image, target, patches(first), places[first])
-    if regions is not None:
-        outputs = regions.outputs
-        return variant_scores(
-            classifier,
-            image,
-            target,
-            len(places),
-            patches,
-            budget=budget - held,
-            chunk=chunk,
-            label=label,
-            outputs=lambda batch, rows: outputs(batch, places[rows]),
-        )
+    def full(rows: slice) -> Tensor:
+        return target.outputs(classifier, patched(image, patches(rows), places[rows]))
 
-    def full(rows: slice) -> Images:
-        return patched(image, patches(rows), places[rows])
+    def change(rows: slice) -> Change:
+        return Box(patches(rows), places[rows])
 
-    return variant_scores(classifier, image, target, len(places), full, budget=budget, chunk=chunk, label=label)
+    if image.device.type != "cpu":  # thousands of small copies: a GPU is faster with whole maps
+        return variant_scores(classifier, image, target, len(places), full, budget=budget, label=label, chunk=chunk)
+    return changed_scores(
+        classifier, image, target, len(places), start, change, full, budget=budget, label=label, chunk=chunk
+    )
 
 
-def patched(image: Images, patches: Patches, places: Sequence[Span]) -> Tensor:
+def patched(image: OneImage, patches: Patches, places: Sequence[Span]) -> Tensor:
     """The variants as whole images."""
-    full = image.repeat(len(places), 1, 1, 1)
-    for variant, data, (row, col) in zip(full, patches, places, strict=True):
+    whole = image.repeat(len(places), 1, 1, 1)
+    for variant, data, (row, col) in zip(whole, patches, places, strict=True):
         variant[:, row : row + data.shape[1], col : col + data.shape[2]] = data
-    return full
+    return whole
 
 
-def kept_bytes(taken: Trace) -> int:
-    """What the clean values of one image take."""
-    return sum(value.bytes for op in taken.ops for value in op.outputs)
+def changed_scores(
+    classifier: Classifier,
+    image: OneImage,
+    target: Target,
+    count: int,
+    start: Value,
+    change: Callable[[slice], Change],
+    full: Callable[[slice], Tensor],
+    *,
+    budget: float,
+    label: str,
+    chunk: int | None = None,
+) -> VariantScores:
+    """The target's score for ``count`` variants of an image, in which the traced value ``start`` is ``change(rows)``.
+
+    Incremental where that is exact and the clean values fit into ``budget`` (MiB) beside the variants; else by
+    ``full(rows)``, which gives the same outputs in another way.
+    """
+    taken = trace(classifier.network, image, through=classifier)
+    held = sum(value.bytes for op in taken.ops for value in op.outputs) / MIB
+    outputs = full
+    if held + variant_bytes(classifier, image) / MIB <= budget:
+        tried = min(2, count)
+        with undisturbed(classifier, grad=False):
+            wanted = full(slice(0, tried))
+        regions = regions_for(classifier, image, target, start, change(slice(0, tried)), tried, wanted)
+        if regions is not None:
+            ready = regions
+            budget -= held
+
+            def outputs(rows: slice) -> Tensor:
+                return ready.outputs(start, change(rows), rows.stop - rows.start)
+
+    return variant_scores(classifier, image, target, count, outputs, budget=budget, label=label, chunk=chunk)
 
 
 def regions_for(
-    classifier: Classifier, image: Images, target: Target, patch: Patches, places: Sequence[Span]
+    classifier: Classifier, image: OneImage, target: Target, start: Value, change: Change, count: int, wanted: Tensor
 ) -> Regions | None:
     """Incremental inference for one image "1 c h w", or None where it would not be exact.
 
-    It is tried on two of the variants to come (``patch`` at ``places``) against full passes, as a trace is one run: a
-    network whose Python branches on its data, draws random numbers or writes into views is not what was traced.
+    It is tried on a ``change`` whose outputs ``wanted`` are known from a full pass, as a trace is one run: a network
+    whose Python branches on its data, draws random numbers or writes into views is not what was traced.
     """
     taken = trace(classifier.network, image, through=classifier)
     event = taken.event(target.layer.key) if target.layer is not None else None
     goal = event.value if event is not None else taken.output
     if goal is None or goal.index not in taken.made_by or image.dtype not in (torch.float32, torch.float64):
         return None
-    if image.device.type != "cpu":
-        return None  # thousands of small copies: a GPU is faster with whole maps
     if any(op.aliasing for op in taken.ops[: taken.made_by[goal.index] + 1]):
         return None
     with undisturbed(classifier, grad=False):
-        wanted = target.repeat(len(places)).outputs(classifier, patched(image, patch, places))
         try:
             regions = Regions(taken, image, goal)
-            found = regions.outputs(patch, places)
+            found = regions.outputs(start, change, count)
         except (RuntimeError, ConvscopeError, ValueError, TypeError):
             return None  # an operation that does not take another batch size: full passes do
-        scale = float(wanted.abs().max())
-        close = found.shape == wanted.shape and float((found - wanted).abs().max()) <= TOLERANCE * scale
-    return regions if close else None
+    if found.shape != wanted.shape or float((found - wanted).abs().max()) > TOLERANCE * float(wanted.abs().max()):
+        return None
+    return regions

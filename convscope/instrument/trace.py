@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from convscope.instrument.address import Address
-from convscope.instrument.calls import CallWatch
+from convscope.instrument.calls import CallWatch, takes_hooks
 from convscope.instrument.state import undisturbed
 
 _TAKEN: WeakKeyDictionary[nn.Module, dict[Any, Trace]] = WeakKeyDictionary()
@@ -124,7 +124,9 @@ def _take(model: nn.Module, image: Tensor, caller: nn.Module) -> Trace:
     tape = _Tape(image)
     watch = CallWatch(_composites(model), tape.after_call)
     handles = [
-        module.register_forward_hook(partial(tape.after_module, path)) for path, module in model.named_modules() if path
+        module.register_forward_hook(partial(tape.after_module, path))
+        for path, module in model.named_modules()
+        if path and takes_hooks(module)
     ]
     try:
         with undisturbed(caller, grad=False), tape, watch:

@@ -39,22 +39,26 @@ class Rise:
         with undisturbed(classifier, grad=False):
             scores, settled = target.score(classifier, images)
         draw = _Masks(self, *images.shape[-2:])
-        maps = []
-        for i in range(len(images)):
-            image = images[i : i + 1]
-            weights = variant_scores(
-                classifier,
-                image,
-                settled[i : i + 1],
-                self.masks,
-                lambda rows, image=image: image * draw(rows)[:, None].to(image),  # type: ignore[misc]
-                budget=self.budget,
-                chunk=self.chunk,
-                label="rise",
-                score=_score,
-            ).to(torch.promote_types(images.dtype, torch.float32))
-            maps.append(_weighed(weights, draw) / (self.masks * self.keep))
+        maps = [self._map(classifier, images[i : i + 1], settled[i : i + 1], draw) for i in range(len(images))]
         return explain(self, classifier, images, settled, torch.stack(maps).to(images.dtype), scores, baseline="black")
+
+    def _map(self, classifier: Classifier, image: Images, target: Target, draw: _Masks) -> Tensor:
+        def masked(rows: slice) -> Tensor:
+            return target.outputs(classifier, image * draw(rows)[:, None].to(image))
+
+        scores = variant_scores(
+            classifier,
+            image,
+            target,
+            self.masks,
+            masked,
+            budget=self.budget,
+            chunk=self.chunk,
+            label="rise",
+            score=_score,
+        )
+        weights = scores.to(torch.promote_types(image.dtype, torch.float32))
+        return _weighed(weights, draw) / (self.masks * self.keep)
 
 
 def _score(outputs: Tensor, target: Target) -> Scores:

@@ -51,7 +51,7 @@ class ScoreCam:
             image,
             target[i : i + 1],
             maps.shape[1],
-            masked,
+            lambda rows: target.outputs(classifier, masked(rows)),
             budget=self.budget,
             chunk=self.chunk,
             label="score-cam",

@@ -2,48 +2,71 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
+import re
+import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from convscope.errors import ModelError, UsageError
 
-# Where trainers put the weights inside a checkpoint, and what wrappers put before every name.
+# Where trainers put the weights inside a checkpoint, averaged ones last, and what wrappers put before every name.
 NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
+NESTS += ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+COUNTERS = ("num_batches_tracked", "n_averaged")  # of BatchNorm, in no old checkpoint; of torch's AveragedModel
+
+# What trainers keep beside the weights: their command line and a score or two. Data alone; none of it can run code.
+_scalar = np._core.multiarray.scalar
+PLAIN: list[Any] = [argparse.Namespace, np.dtype, *{type(np.dtype(code)) for code in np.typecodes["All"]}]
+PLAIN += [(_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """The state dict in a .safetensors file or a PyTorch checkpoint (tensors only, ``weights_only=True``)."""
     path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"weights {path}: a folder, not a checkpoint; name the file in it")
     if not path.is_file():
         raise UsageError(f"weights {path}: no such file")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ModelError(
-            f"weights {path}: holds more than tensors, and running what is in it is not safe; save the tensors alone, "
-            "torch.save(model.state_dict(), ...), or as safetensors"
-        ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
-        raise ModelError(f"weights {path}: not a readable checkpoint ({_line(error)})") from None
+        found = load_file(path) if path.suffix.lower() == ".safetensors" else _load(path)
+    except Exception as error:  # readers raise nearly anything on damaged data
+        if isinstance(error, pickle.UnpicklingError) and (found := re.search(r"GLOBAL (\S+)", str(error))):
+            raise ModelError(
+                f"weights {path}: hold more than tensors ({found[1]}), and running what is in there is not safe; save "
+                "the tensors alone, torch.save(model.state_dict(), ...), or as safetensors"
+            ) from None
+        raise ModelError(f"weights {path}: not a checkpoint, or a damaged one ({_reason(error)})") from None
     return _unnest(found, path)
 
 
+def _load(path: Path) -> object:
+    with torch.serialization.safe_globals(PLAIN), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is odd about the file is said once, by the error
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def _unnest(found: object, path: Path) -> dict[str, Tensor]:
-    for _ in range(3):
-        if isinstance(found, Mapping) and found and all(isinstance(v, Tensor) for v in found.values()):
-            return dict(found)
+    """The tensors by name, wherever they are in what the file holds."""
+    for _ in range(4):
         if not isinstance(found, Mapping):
             break
-        found = next((found[key] for key in NESTS if isinstance(found.get(key), Mapping)), None)
+        inner = next((found[key] for key in NESTS if isinstance(found.get(key), Mapping)), None)
+        if inner is None:
+            state = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
+            if state:
+                return state
+        found = inner
     raise ModelError(
         f"weights {path}: no state dict found (looked for a dict of tensors, also under {', '.join(NESTS)})"
     )
@@ -51,20 +74,26 @@ def _unnest(found: object, path: Path) -> dict[str, Tensor]:
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load ``state`` into ``network``, all of it or nothing; what does not fit is listed."""
-    own = network.state_dict()
+    everything = network.state_dict(keep_vars=True)
+    own = {key: value for key, value in everything.items() if isinstance(value, Tensor)}
     state = _unprefix(state, own)
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in own]
+    given = {
+        id(own[key]) for key in own if key in state
+    }  # a tensor tied under two names comes under one in safetensors
+    missing = [key for key in own if key not in state and id(own[key]) not in given and not key.endswith(COUNTERS)]
+    unexpected = [key for key in state if key not in own and not key.endswith(COUNTERS)]
     misfits = [
         f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
         for key in own
-        if key in state and state[key].shape != own[key].shape
+        if key in state and not is_lazy(own[key]) and state[key].shape != own[key].shape
     ]
     lists = {"missing": missing, "unexpected": unexpected, "of another shape": misfits}
     if any(lists.values()):
         problems = "; ".join(f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in lists.items() if keys)
         raise ModelError(f"weights {source} do not fit {type(network).__name__}: {problems}")
-    network.load_state_dict(dict(state), strict=False)
+    ordered = OrderedDict(state)
+    ordered._metadata = everything._metadata  # type: ignore[attr-defined] # some modules refuse a state without version
+    network.load_state_dict(ordered, strict=False)
 
 
 def _unprefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -72,10 +101,9 @@ def _unprefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[st
     state = dict(state)
     for _ in PREFIXES:
         for prefix in PREFIXES:
-            if all(key.startswith(prefix) for key in state):
-                shorter = {key.removeprefix(prefix): value for key, value in state.items()}
-                if len(shorter.keys() & own.keys()) > len(state.keys() & own.keys()):
-                    state = shorter
+            shorter = {key.removeprefix(prefix): value for key, value in state.items()}
+            if len(shorter) == len(state) and len(shorter.keys() & own.keys()) > len(state.keys() & own.keys()):
+                state = shorter
     return state
 
 
@@ -83,5 +111,7 @@ def _some(keys: list[str], most: int = 8) -> str:
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+def _reason(error: Exception) -> str:
+    """The first line of an error that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:160] if lines and not lines[0].startswith("Weights only load failed") else type(error).__name__

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import operator
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,14 +32,14 @@ class Classes:
 
     def find(self, query: str | int) -> int:
         """Index of a class by index, full name, synset or one of its synonyms; a name two classes share is refused."""
-        if isinstance(query, int):
+        if not isinstance(query, str):
             return self._index(query)
         wanted = query.strip().casefold()
         for candidates in (self.names, self.synsets):
             hits = [i for i, name in enumerate(candidates) if name.casefold() == wanted]
             if hits:
                 return self._only(query, hits)
-        if wanted.lstrip("-").isdigit():
+        if re.fullmatch(r"-?[0-9]+", wanted):
             return self._index(int(wanted))
         synonyms = [[part.strip() for part in name.split(",")] for name in self.names]
         hits = [i for i, parts in enumerate(synonyms) if wanted in (part.casefold() for part in parts)]
@@ -45,6 +48,10 @@ class Classes:
         raise unknown("class", query, [part for parts in synonyms for part in parts])
 
     def _index(self, index: int) -> int:
+        try:
+            index = operator.index(index)  # numpy's and torch's integers too
+        except TypeError:
+            raise UsageError(f"a class is named by its index or its name, not by {index!r}") from None
         if not 0 <= index < len(self):
             raise UsageError(f"class index {index} is out of range: the model has {len(self)} classes")
         return index
@@ -62,48 +69,71 @@ def numbered(count: int) -> Classes:
 
 
 @cache
-def imagenet() -> Classes:
-    """The 1,000 classes of ImageNet with their synsets, from timm."""
+def imagenet(subset: str = "imagenet-1k") -> Classes:
+    """The classes of ImageNet (1,000 of them, or another subset that timm knows) with their synsets, from timm."""
     from timm.data import ImageNetInfo
 
-    info = ImageNetInfo()
-    count = info.num_classes()
-    names = tuple(info.index_to_description(i) for i in range(count))
-    return Classes(names, tuple(info.index_to_label_name(i) for i in range(count)))
+    info = ImageNetInfo(subset)
+    return Classes(tuple(info.label_descriptions()), tuple(info.label_names()))
+
+
+def as_classes(classes: Classes | Iterable[str] | str | Path | None) -> Classes | None:
+    """What a user gives for ``classes``: names in the order of the outputs, a file of them, or "imagenet"."""
+    if classes is None or isinstance(classes, Classes):
+        return classes
+    if isinstance(classes, (str, Path)):
+        return read_classes(classes)
+    given = (
+        [str(name) for name in classes]
+        if isinstance(classes, Iterable) and not isinstance(classes, Mapping)
+        else classes
+    )
+    names = _listed(given)
+    if names is None:
+        raise UsageError("classes are the names in the order of the outputs, none of them empty, or a file of them")
+    return Classes(names)
 
 
 def read_classes(path: str | Path) -> Classes:
-    """Class names from a file: one name a line, or a JSON list, or an object {"0": name, ...}; "imagenet" is known."""
+    """Class names from a file: one a line, or JSON: a list, {"0": name, ...} or {name: 0, ...}; "imagenet" is known."""
     if str(path) == "imagenet":
         return imagenet()
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"class names {path}: cannot be read as text ({_reason(error)})") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"class names {path}: not UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
+        raise UsageError(f"class names {path}: cannot be read ({error.strerror})") from None
     if path.suffix.lower() == ".json":
         return Classes(_from_json(path, text))
-    names = [line.strip() for line in text.splitlines()]
+    names = [line.strip() for line in text.split("\n")]
     while names and not names[-1]:
         names.pop()
     if not names or "" in names:
         raise UsageError(
-            f"class names {path}: " + ("line " + str(names.index("") + 1) if names else "the file") + " is empty"
+            f"class names {path}: " + (f"line {names.index('') + 1}" if names else "the file") + " is empty"
         )
     return Classes(tuple(names))
 
 
 def _from_json(path: Path, text: str) -> tuple[str, ...]:
     try:
-        found = json.loads(text)
-        if isinstance(found, dict):
-            found = [found[str(i)] for i in range(len(found))]
-        if found and all(isinstance(name, str) for name in found):
-            return tuple(found)
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise UsageError(f'class names {path}: expected a JSON list of names or an object {{"0": name, "1": name, ...}}')
+        names = _listed(json.loads(text))
+    except ValueError:
+        names = None
+    if names is None:
+        forms = 'a JSON list of names, or an object {"0": name, "1": name, ...} or {name: 0, name: 1, ...}'
+        raise UsageError(f"class names {path}: expected {forms}")
+    return names
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or type(error).__name__
+def _listed(found: object) -> tuple[str, ...] | None:
+    """The names in a list of them, in names by index, or in the indices by name that torchvision's ImageFolder makes."""
+    if isinstance(found, Mapping):
+        inverted = all(isinstance(value, int) for value in found.values())
+        by_index = {str(value if inverted else key): key if inverted else value for key, value in found.items()}
+        found = [by_index.get(str(i)) for i in range(len(found))]
+    if isinstance(found, list) and found and all(isinstance(name, str) and name.strip() for name in found):
+        return tuple(found)
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,14 +38,14 @@ class Classifier(nn.Module):
         self.network = network
         self.classes = classes
         self.framing = framing or Framing()
-        self.channels = channels or _channels(network, mean)
+        self.channels = channels or _channels(network, max(len(mean or ()), len(std or ())))
         self.name = name or type(network).__name__
         self.mean, self.std = (
             _per_channel("mean", mean, 0.0, self.channels),
             _per_channel("std", std, 1.0, self.channels),
         )
-        if min(self.std) <= 0:
-            raise UsageError(f"std must be positive, got {', '.join(map(str, self.std))}")
+        if not all(0 < value < math.inf for value in self.std) or not all(map(math.isfinite, self.mean)):
+            raise UsageError(f"mean must be finite and std positive, got {list(self.mean)} and {list(self.std)}")
 
     @property
     def device(self) -> torch.device:
@@ -66,9 +67,10 @@ class Classifier(nn.Module):
         """What the network is given: pixels in the dtype of its weights, less the mean, over the standard deviation."""
         if images.shape[1] != self.channels:
             raise UsageError(f"the model takes {self.channels} channels, the images are {tuple(images.shape)}")
-        pixels = images.to(self.dtype or images.dtype)
+        dtype = self.dtype or images.dtype
+        pixels = images.to(torch.promote_types(images.dtype, dtype))  # a mean is not rounded to float16 beforehand
         mean, std = (pixels.new_tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return (pixels - mean) / std
+        return ((pixels - mean) / std).to(dtype)
 
     def read(self, output: Any, count: int) -> Logits:
         """The logits of ``count`` images in what a network returned."""
@@ -78,37 +80,43 @@ class Classifier(nn.Module):
         if isinstance(output, (tuple, list)) and output:
             output = output[0]
         if not isinstance(output, Tensor):
-            raise ModelError(f"{self.name} returned {type(output).__name__}, not a tensor of logits")
-        if output.shape == (count,) or (output.ndim > 2 and output.shape[2:].numel() == 1):
+            held = f" of {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
+            raise ModelError(f"{self.name} returned {type(output).__name__}{held}, not a tensor of logits")
+        if not output.is_floating_point():
+            raise ModelError(f"{self.name} returned {output.dtype}, not logits: leave out what picks the class")
+        if output.shape == (count,) or (output.ndim > 2 and output.shape[0] == count and output.shape[2:].numel() == 1):
             output = output.reshape(count, -1)
         if output.ndim != 2 or output.shape[0] != count:
             raise ModelError(f"{self.name} gave {tuple(output.shape)} for {count} images, not logits (b, classes)")
-        if output.shape[1] == 1:
+        binary = output.shape[1] == 1
+        if binary:
             output = torch.cat([-output / 2, output / 2], dim=1)
         if self.classes is None:
             self.classes = numbered(output.shape[1])
         if len(self.classes) != output.shape[1]:
-            raise ModelError(f"{self.name} has {output.shape[1]} outputs but {len(self.classes)} class names")
+            outputs = "1 output, which tells 2 classes apart," if binary else f"{output.shape[1]} outputs"
+            raise UsageError(f"{self.name} has {outputs} but {len(self.classes)} class names were given")
         return output
 
 
 def probabilities(logits: Logits) -> Logits:
     """Softmax in float32 or better; outputs that already are probabilities (a network that ends in softmax) stay."""
     logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
-    if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-3):
-        return logits
-    return logits.softmax(1)
+    # One by one, so that an image's probabilities do not depend on what else is in the batch.
+    settled = (logits >= 0).all(1) & ((logits.sum(1) - 1).abs() < 1e-2)
+    return torch.where(settled[:, None], logits, logits.softmax(1))
 
 
-def _channels(network: nn.Module, mean: Sequence[float] | None) -> int:
-    if mean is not None and len(mean) > 1:
-        return len(mean)
-    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-    return first.in_channels if first is not None else 3
+def _channels(network: nn.Module, values: int) -> int:
+    """Of grey or colour images what the first convolution takes; else as many as values of mean or std were given."""
+    first = next((m.in_channels for m in network.modules() if isinstance(m, nn.Conv2d)), 0)
+    if first in (1, 3):
+        return first
+    return values if values > 1 else first or 3
 
 
 def _per_channel(name: str, values: Sequence[float] | None, default: float, channels: int) -> tuple[float, ...]:
     values = [default] if values is None else [float(v) for v in values]
     if len(values) not in (1, channels):
-        raise UsageError(f"{name} has {len(values)} values, the model takes {channels} channels")
+        raise UsageError(f"{name} has {len(values)} values, the model takes {channels} channels (or pass channels=)")
     return tuple(values * channels if len(values) == 1 else values)

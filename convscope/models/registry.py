@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,9 +17,9 @@ from typing import Any
 from torch import nn
 
 from convscope.errors import UsageError, unknown
-from convscope.images.frame import Framing
+from convscope.images.frame import Framing, canvas_of
 from convscope.models.checkpoint import load_state, read_state
-from convscope.models.classes import Classes, read_classes
+from convscope.models.classes import Classes, as_classes
 from convscope.models.classifier import Classifier
 
 TRAINED, RANDOM = "trained", "random"
@@ -26,20 +27,43 @@ TRAINED, RANDOM = "trained", "random"
 
 @dataclass(frozen=True)
 class Request:
-    """What a source is asked for. ``weights``: "trained", "random", or the name of a weights entry."""
+    """What a source is asked for. ``weights``: "trained", "random", or the name of a weights entry. ``size``: the canvas."""
 
     name: str
     weights: str = TRAINED
     options: Mapping[str, Any] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
 
-    def build(self, factory: Callable[..., Any]) -> Any:
-        """Call a factory with the options; options that it does not take are the user's to mend."""
+    def build(self, factory: Callable[..., Any], **fixed: Any) -> Any:
+        """Call a factory with the options; options that it does not take are the user's to mend.
+
+        ``fixed``: what the source itself passes. Any other error is the factory's own and passes through.
+        """
+        named, passes_on = self._check(factory, fixed)
         try:
-            return factory(**self.options)
+            return factory(**fixed, **self.options)
         except TypeError as error:
-            if error.__traceback__ is not None and error.__traceback__.tb_next is None:
-                raise UsageError(f"{self.name}: {str(error).split('() ', 1)[-1]}") from None
+            # A factory with **options hands them on: what the one below does not take was asked for by the user.
+            refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if passes_on and refused and refused[1] in self.options.keys() - named:
+                raise UsageError(f"{self.name}: it takes no option {refused[1]!r}") from None
             raise
+
+    def _check(self, factory: Callable[..., Any], fixed: Mapping[str, Any]) -> tuple[set[str], bool]:
+        """The options that a factory names, and whether it takes others too. The user's are held against them."""
+        try:
+            parameters = inspect.signature(factory).parameters.values()
+        except (TypeError, ValueError):  # a callable written in C may not say
+            return set(), True
+        by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in fixed]
+        passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        for option in self.options:
+            if option in fixed or not (passes_on or any(p.name == option for p in by_name)):
+                raise unknown("option", option, [p.name for p in by_name], f"of {self.name}")
+        missing = [p.name for p in by_name if p.default is p.empty and p.name not in self.options]
+        if missing:
+            raise UsageError(f"{self.name} needs the option{'s' * (len(missing) > 1)} {', '.join(missing)}")
+        return {p.name for p in by_name}, passes_on
 
 
 @dataclass(frozen=True)
@@ -69,29 +93,34 @@ def source(prefix: str) -> Callable[[Callable[[Request], Found]], Callable[[Requ
 
 def parse(spec: str) -> tuple[str, str, str]:
     """A specifier -> prefix, name, weights."""
+    import convscope.models.sources  # noqa: F401  (registers them)
+
     if re.match(r".+\.py:\w", spec):
-        file, _, factory = spec.rpartition(":")
-        factory, _, weights = factory.partition("@")
-        return "file", f"{file}:{factory}", weights or TRAINED
-    prefix, colon, name = spec.partition(":")
-    if not colon or not name:
+        file, _, name = spec.rpartition(":")
+        prefix, start = "file", f"{file}:"
+    else:
+        prefix, _, name = spec.partition(":")
+        start = ""
+    if not name or not prefix:
         hint = "write SOURCE:NAME, such as convscope:efficientnet_lite0, torchvision:vgg16, net.py:Net or run:FOLDER"
         raise UsageError(f"model {spec!r} does not say where it comes from: {hint}")
     if prefix == "run":
         return prefix, name, TRAINED
-    name, _, weights = name.partition("@")
-    if (prefix not in SOURCES and "." in prefix) or (prefix not in SOURCES and name.isidentifier()):
-        return "module", f"{prefix}:{name}", weights or TRAINED
+    name, at, weights = name.partition("@")
+    if not name or (at and not weights):
+        raise UsageError(f"model {spec!r}: write NAME, NAME@WEIGHTS or NAME@random")
+    if prefix not in SOURCES and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", prefix) and name.isidentifier():
+        prefix, start = "module", f"{prefix}:"
     if prefix not in SOURCES:
         raise unknown("model source", prefix, SOURCES)
-    return prefix, name, weights or TRAINED
+    return prefix, start + name, weights or TRAINED
 
 
 def load_classifier(
     spec: str,
     *,
     weights: str | Path | None = None,
-    classes: str | Path | Sequence[str] | None = None,
+    classes: Classes | str | Path | Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     size: int | tuple[int, int] | None = None,
@@ -101,30 +130,26 @@ def load_classifier(
     """A Classifier from a specifier.
 
     ``weights``: a checkpoint file to load into it. ``classes``: names, or a file of them. ``mean``, ``std``, ``size``:
-    override what the source says. ``options``: passed to the architecture or factory. ``structure_only``: the weights
-    do not matter (a table of layers), so none are fetched.
+    override what the source says; a network of the zoo that flattens is built for ``size``. ``options``: passed to the
+    architecture or factory. ``structure_only``: the weights do not matter (a table of layers), so none are fetched.
     """
-    import convscope.models.sources  # noqa: F401  (registers them)
-
     prefix, name, wanted = parse(spec)
     if weights is not None and wanted not in (TRAINED, RANDOM):
         raise UsageError(f"{spec} names weights and --weights names others: give one of them")
     if weights is not None or structure_only:
         wanted = RANDOM
     state = read_state(weights) if weights is not None else None
-    named = _classes(classes)
-    options = dict(options or {})
-    found = SOURCES[prefix](Request(name, wanted, options))
+    named = as_classes(classes)
+    canvas = canvas_of(size) if size is not None else None
+    found = SOURCES[prefix](Request(name, wanted, dict(options or {}), canvas))
     if state is not None:
         load_state(found.network, state, str(weights))
-    if size is not None:
-        found = replace(found, framing=resized(found.framing, size))
     return Classifier(
         found.network.eval(),
         named or found.classes,
         mean=mean if mean is not None else found.mean,
         std=std if std is not None else found.std,
-        framing=found.framing,
+        framing=resized(found.framing, canvas) if canvas is not None else found.framing,
         channels=found.channels,
         name=spec,
     )
@@ -132,15 +157,7 @@ def load_classifier(
 
 def resized(framing: Framing, size: int | tuple[int, int]) -> Framing:
     """The same policy at another canvas: the share of the photo that is cut away stays as it is."""
-    canvas = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    canvas = canvas_of(size)
     if framing.size is None or framing.short is None:
         return replace(framing, size=canvas)
     return replace(framing, size=canvas, short=round(framing.short * min(canvas) / min(framing.size)))
-
-
-def _classes(classes: str | Path | Sequence[str] | None) -> Classes | None:
-    if classes is None:
-        return None
-    if isinstance(classes, (str, Path)):
-        return read_classes(classes)
-    return Classes(tuple(str(name) for name in classes))

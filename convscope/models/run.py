@@ -2,32 +2,38 @@
 
 config.yaml           model: specifier, options, mean, std, framing, channels
 classes.json          the class names, in the order of the outputs
+synsets.json          their synsets, where they have any
 model.safetensors     the weights
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import save
+from torch import Tensor
 
 from convscope.errors import ModelError, UsageError
-from convscope.images.frame import Framing
+from convscope.images.frame import Framing, canvas_of
 from convscope.models.checkpoint import load_state, read_state
 from convscope.models.classes import Classes
 from convscope.models.classifier import Classifier
 from convscope.models.registry import RANDOM, SOURCES, Found, Request, parse
 
+CONFIG, CLASSES, SYNSETS, WEIGHTS = "config.yaml", "classes.json", "synsets.json", "model.safetensors"
+
 
 def write_run(classifier: Classifier, folder: Path, spec: str, options: Mapping[str, Any] | None = None) -> None:
     """Write what ``read_run`` reads. ``spec`` and ``options`` rebuild the network's structure."""
+    if parse(spec)[0] == "run":
+        raise UsageError(f"{spec} is a run itself: give the specifier that it was made from")
     if classifier.classes is None:
         raise UsageError("a run needs class names: classify a photo once or pass classes=")
-    folder.mkdir(parents=True, exist_ok=True)
     framing = classifier.framing
     model = {
         "spec": spec,
@@ -37,28 +43,74 @@ def write_run(classifier: Classifier, folder: Path, spec: str, options: Mapping[
         "size": list(framing.size) if framing.size else None,
         "short": framing.short,
         "interpolation": framing.interpolation,
+        "squash": framing.squash,
         "channels": classifier.channels,
     }
-    state = {key: value.detach().cpu().contiguous().clone() for key, value in classifier.network.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
-    (folder / "classes.json").write_text(
-        json.dumps(classifier.classes.names, indent=1, ensure_ascii=False) + "\n", "utf-8"
-    )
-    (folder / "config.yaml").write_text(yaml.safe_dump({"model": model}, sort_keys=False), encoding="utf-8")
-
-
-def read_run(folder: Path) -> Found:
-    """The network of a run folder, with its weights and everything it needs to see a photo as in training."""
     try:
-        model = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["model"]
-        names = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
+        config = yaml.safe_dump({"model": model}, sort_keys=False)
+    except yaml.YAMLError as error:
+        raise UsageError(f"a run's options are numbers, texts and lists of them: {error}") from None
+    # Clones, because safetensors refuses tensors that share memory.
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in classifier.network.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / WEIGHTS, save(state))
+    _write(folder / CLASSES, _json(classifier.classes.names))
+    if classifier.classes.synsets:
+        _write(folder / SYNSETS, _json(classifier.classes.synsets))
+    else:
+        (folder / SYNSETS).unlink(missing_ok=True)
+    _write(folder / CONFIG, config.encode())  # last: a folder with it is complete
+
+
+def _json(names: tuple[str, ...]) -> bytes:
+    return (json.dumps(names, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """The whole file or none of it."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    os.replace(part, path)
+
+
+def read_run(folder: Path, size: tuple[int, int] | None = None) -> Found:
+    """The network of a run folder, with its weights and everything it needs to see a photo as in training.
+
+    ``size``: another canvas than that of the training, for a network that is built for its canvas.
+    """
+    try:
+        model = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))["model"]
         prefix, name, _ = parse(model["spec"])
-        framing = Framing(tuple(model["size"]) if model["size"] else None, model["short"], model["interpolation"])
+        if prefix == "run":
+            raise ValueError(f"its model is a run: {model['spec']}")
+        canvas = canvas_of(model["size"]) if model["size"] else None
+        framing = Framing(canvas, model["short"], model["interpolation"], model["squash"])
+        request = Request(name, RANDOM, dict(model["options"]), size or canvas)
+        classes = Classes(_names(folder / CLASSES), _names(folder / SYNSETS) if (folder / SYNSETS).exists() else ())
+        mean, std, channels = (
+            [float(m) for m in model["mean"]],
+            [float(s) for s in model["std"]],
+            int(model["channels"]),
+        )
     except FileNotFoundError as error:
         raise UsageError(f"run:{folder}: not a run folder, {Path(error.filename).name} is missing") from None
-    except (yaml.YAMLError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"run:{folder}: its files are damaged ({type(error).__name__}: {error})") from None
-    found = SOURCES[prefix](Request(name, RANDOM, model["options"]))
-    weights = folder / "model.safetensors"
-    load_state(found.network, read_state(weights), str(weights))
-    return Found(found.network, Classes(tuple(names)), model["mean"], model["std"], framing, model["channels"])
+    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, UsageError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ModelError(f"run:{folder}: its files are damaged ({reason})") from None
+    found = SOURCES[prefix](request)
+    state = read_state(folder / WEIGHTS)
+    load_state(found.network, state, str(folder / WEIGHTS))
+    return Found(found.network.to(_dtype(state)), classes, mean, std, framing, channels)
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    names = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path.name} is not a list of names")
+    return tuple(names)
+
+
+def _dtype(state: Mapping[str, Tensor]) -> Any:
+    """The dtype that a network was saved in; None, which leaves it in its factory's, where it had several."""
+    found = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    return found.pop() if len(found) == 1 else None

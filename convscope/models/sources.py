@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import math
+import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from convscope.errors import ConvscopeError, ModelError, UsageError, unknown
-from convscope.images.frame import Framing
+from convscope.images.frame import Framing, canvas_of
 from convscope.models.checkpoint import load_state
 from convscope.models.classes import Classes, imagenet
-from convscope.models.registry import RANDOM, TRAINED, Found, Request, source
+from convscope.models.fetch import UNREADABLE, fetching, hub_cache, one_line, silence
+from convscope.models.registry import RANDOM, TRAINED, Found, Request, resized, source
 from convscope.models.run import read_run
 from convscope.models.zoo import ARCHITECTURES
-
-IMAGENET_CLASSES = 1000
 
 
 @source("convscope")
 def from_zoo(request: Request) -> Found:
-    """An architecture of convscope's own zoo."""
+    """An architecture of convscope's own zoo, built for the canvas that is asked for."""
     if request.name not in ARCHITECTURES:
         raise unknown("architecture", request.name, ARCHITECTURES)
     entry = ARCHITECTURES[request.name]
@@ -36,14 +42,33 @@ def from_zoo(request: Request) -> Found:
             f"convscope:{request.name} comes without trained weights: pass --weights FILE, train it, or write "
             f"convscope:{request.name}@random to look at the untrained network"
         )
-    network = request.build(entry.build)
-    classes = imagenet() if entry.class_names == "imagenet" and "num_classes" not in request.options else None
+    if request.weights not in (TRAINED, RANDOM):
+        raise unknown(f"weights of convscope:{request.name}", request.weights, [RANDOM])
+    framing = Framing(canvas_of(entry.size), None, entry.interpolation)
+    if entry.crop is not None:
+        framing = replace(framing, short=math.floor(min(canvas_of(entry.size)) / entry.crop))
+    options = dict(request.options)
+    if "size" in inspect.signature(entry.build).parameters:  # a network that flattens is made for one canvas
+        options["size"] = request.size or options.get("size", entry.size)
+        framing = resized(framing, options["size"])
+    names = imagenet() if entry.class_names == "imagenet" else None
+    if names is not None:
+        _keep_head(request, f"convscope:{request.name}", len(names))
+    network = replace(request, options=options).build(entry.build)
     if request.weights == TRAINED and entry.pretrained is not None:
         load_state(network, entry.pretrained(), f"of convscope:{request.name}")
-    size = entry.size if isinstance(entry.size, tuple) else (entry.size, entry.size)
-    short = None if entry.crop is None else math.floor(min(size) / entry.crop)
-    framing = Framing(size, short, entry.interpolation)
+    classes = names if names is not None and options.get("num_classes", len(names)) == len(names) else None
     return Found(network, classes, entry.mean, entry.std, framing, entry.channels)
+
+
+def _keep_head(request: Request, what: str, classes: int | None) -> None:
+    """Refuse another number of classes than the trained weights have: the last layer would silently be untrained."""
+    wanted = request.options.get("num_classes", classes)
+    if request.weights != RANDOM and classes is not None and wanted != classes:
+        raise UsageError(
+            f"{what} has trained weights for {classes} classes, not {wanted}: pass --weights FILE, or write {what}@random "
+            "to look at the untrained network"
+        )
 
 
 @source("torchvision")
@@ -55,27 +80,38 @@ def from_torchvision(request: Request) -> Found:
     known = [name for name in known if models.get_model_builder(name).__module__.count(".") == 2]  # classifiers only
     if request.name not in known:
         raise unknown("torchvision model", request.name, known)
+    what = f"torchvision:{request.name}"
     enum = models.get_model_weights(request.name)
     if request.weights in (TRAINED, RANDOM):
         entry = enum.DEFAULT
     elif request.weights in enum.__members__:
         entry = enum[request.weights]
     else:
-        raise unknown(f"weights of torchvision:{request.name}", request.weights, [*enum.__members__, RANDOM])
-    weights = None if request.weights == RANDOM else entry
-    with _fetching(f"torchvision:{request.name}", f"torchvision's {Path(entry.url).name} into the folder of torch.hub"):
-        network = request.build(
-            lambda **options: models.get_model(request.name, weights=weights, **_quiet(request.name), **options)
-        )
+        raise unknown(f"weights of {what}", request.weights, [*enum.__members__, RANDOM])
+    count = len(entry.meta["categories"])
+    _keep_head(request, what, count)
+    trained = request.weights != RANDOM
+    if trained:
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
+        with fetching(what, f"put {file.name} into {file.parent}"):
+            if not file.exists() and (reason := silence(entry.url)):
+                raise ConnectionError(reason)
+            # torchvision would read any pickle; this fetches the file and refuses one that holds more than tensors.
+            entry.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
+    builder = partial(models.get_model_builder(request.name), weights=entry if trained else None)
+    network = _built(request, builder, **_as_trained(request))
     preset = entry.transforms()
     framing = Framing(tuple(preset.crop_size * 2)[:2], preset.resize_size[0], preset.interpolation.value)
-    classes = _names_for(network, tuple(entry.meta["categories"]))
+    classes = imagenet() if request.options.get("num_classes", count) == len(imagenet()) else None
     return Found(network, classes, preset.mean, preset.std, framing, 3)
 
 
-def _quiet(name: str) -> dict[str, Any]:
-    # Without init_weights=False these two warn that their slow initialisation will change.
-    return {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+def _as_trained(request: Request) -> dict[str, Any]:
+    """What torchvision sets with the weights of these two, so that without them the network is the same one."""
+    if request.name not in ("googlenet", "inception_v3"):
+        return {}
+    set_with_weights = {"transform_input": True, "init_weights": False, "aux_logits": request.name == "inception_v3"}
+    return {key: value for key, value in set_with_weights.items() if key not in request.options}
 
 
 @source("timm")
@@ -85,65 +121,121 @@ def from_timm(request: Request) -> Found:
 
     if request.weights not in (TRAINED, RANDOM):
         raise UsageError(f"timm:{request.name}@{request.weights}: timm names weights with a dot, timm:NAME.TAG")
-    if not timm.is_model(request.name):
-        raise unknown("timm model", request.name.split(".")[0], timm.list_models())
-    if "." in request.name and request.name not in timm.list_pretrained():
-        tags = timm.list_pretrained(request.name.split(".")[0] + ".*")
-        raise unknown("timm weights", request.name, tags)
-    return _timm(request, request.name)
+    name, _, tag = request.name.partition(".")
+    if not timm.is_model(name):
+        raise unknown("timm model", name, timm.list_models())
+    tagged = timm.list_pretrained(name + ".*")
+    if tag and request.name not in tagged:
+        raise unknown("timm weights", request.name, tagged)
+    if request.weights == TRAINED and not timm.models.is_model_pretrained(name):
+        raise ModelError(
+            f"timm:{name} comes without trained weights: pass --weights FILE, or write timm:{name}@random to look at the "
+            "untrained network"
+        )
+    config = timm.get_pretrained_cfg(request.name)
+    return _timm(request, f"timm:{request.name}", request.name, config.hf_hub_id, config.num_classes)
 
 
 @source("hf-hub")
 def from_hub(request: Request) -> Found:
-    """A timm model on the Hugging Face hub, ``hf-hub:ORG/NAME``."""
-    if request.name.count("/") != 1:
-        raise UsageError(f"hf-hub:{request.name}: write hf-hub:ORG/NAME")
-    return _timm(request, f"hf-hub:{request.name}")
-
-
-def _timm(request: Request, name: str) -> Found:
+    """A timm model on the Hugging Face hub, ``hf-hub:ORG/NAME`` or ``hf-hub:ORG/NAME@REVISION``."""
     import timm
 
-    with _fetching(f"timm's {name}" if ":" not in name else name, "the model's file into the Hugging Face cache"):
-        pretrained = request.weights != RANDOM
-        network = request.build(lambda **options: timm.create_model(name, pretrained=pretrained, **options))
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", request.name):
+        raise UsageError(f"hf-hub:{request.name}: write hf-hub:ORG/NAME")
+    place = request.name if request.weights in (TRAINED, RANDOM) else f"{request.name}@{request.weights}"
+    what = f"hf-hub:{place}"
+    with fetching(what, _to_cache(request.name)), hub_cache():
+        try:
+            config, name, _ = timm.models.load_model_config_from_hf(place)
+        except (KeyError, TypeError, AttributeError, ValueError):
+            name = None
+    if name is None or not timm.is_model(name):
+        raise ModelError(f"{what} is not a timm model: its config.json names no architecture that timm knows")
+    return _timm(request, what, what, request.name, config.get("num_classes"))
+
+
+def _to_cache(place: str | None) -> str:
+    return (
+        f"copy {place} into the cache (`hf download {place}` fills it)"
+        if place
+        else "put its file into torch.hub's folder"
+    )
+
+
+def _timm(request: Request, what: str, name: str, place: str | None, trained_classes: int | None) -> Found:
+    import timm
+
+    trained = request.weights != RANDOM
+    _keep_head(request, what, trained_classes)
+    fetched = trained or name.startswith("hf-hub:")  # whose architecture is on the hub too
+    with fetching(what, _to_cache(place)) if fetched else nullcontext(), hub_cache() if fetched else nullcontext():
+        network = _built(request, partial(timm.create_model, name), pretrained=trained)
     config = timm.data.resolve_model_data_config(network)
+    mean, std, channels = config["mean"], config["std"], request.options.get("in_chans", config["input_size"][0])
+    if len(mean) != channels:  # timm sums the first layer's weights over the colours
+        mean, std = [fmean(mean)], [fmean(std)]
+    return Found(network, _timm_classes(network), mean, std, timm_framing(config), channels)
+
+
+def timm_framing(config: Mapping[str, Any]) -> Framing:
+    """How timm brings a photo to a network, by its data config."""
     size = tuple(config["input_size"][1:])
-    if config["crop_mode"] == "squash":
-        framing = Framing(size, None, config["interpolation"])
-    else:
-        framing = Framing(size, math.floor(min(size) / config["crop_pct"]), config["interpolation"])
-    labels = network.pretrained_cfg.get("label_names")
-    classes = _names_for(network, tuple(labels)) if labels else _names_for(network, None)
-    return Found(network, classes, config["mean"], config["std"], framing, config["input_size"][0])
+    if config["crop_mode"] not in ("center", "squash"):
+        raise ModelError(
+            f"photos for this model are framed as timm's {config['crop_mode']!r} does: this is not supported"
+        )
+    squash = config["crop_mode"] == "squash"
+    return Framing(size, math.floor(min(size) / config["crop_pct"]), config["interpolation"], squash)
 
 
-def _names_for(network: nn.Module, names: tuple[str, ...] | None) -> Classes | None:
-    """ImageNet's classes with their synsets for 1,000 outputs; the source's own names where they are others."""
-    heads = [m for m in network.modules() if isinstance(m, nn.Linear)]
-    outputs = heads[-1].out_features if heads else IMAGENET_CLASSES
-    if outputs == IMAGENET_CLASSES and (names is None or names[0] == "tench"):
-        return imagenet()
-    return Classes(names) if names is not None and len(names) == outputs else None
+def _timm_classes(network: Any) -> Classes | None:
+    """The names that the model's author gave, or those of the subset of ImageNet that has so many classes."""
+    from timm.data import infer_imagenet_subset
+
+    names = network.pretrained_cfg.get("label_names")
+    if names and len(names) == network.num_classes:
+        described = network.pretrained_cfg.get("label_descriptions") or {}
+        return Classes(tuple(described.get(name, name) for name in names), tuple(names) if described else ())
+    subset = infer_imagenet_subset(network)
+    return imagenet(subset) if subset else None
+
+
+def _built(request: Request, factory: Callable[..., nn.Module], **fixed: Any) -> nn.Module:
+    """A library's network. What the library says against the user's options is passed on as one line."""
+    try:
+        return request.build(factory, **fixed)
+    except (ConvscopeError, *UNREADABLE):
+        raise
+    except Exception as error:  # libraries refuse options in every way there is
+        if not request.options:
+            raise
+        given = ", ".join(f"{name}={value!r}" for name, value in request.options.items())
+        raise UsageError(f"{request.name} cannot be had with {given}: {one_line(error)}") from error
 
 
 @source("run")
 def from_run(request: Request) -> Found:
     """A run folder that convscope wrote."""
-    folder = Path(request.name)
+    if request.options:
+        raise UsageError(
+            f"run:{request.name}: its options are in its config.yaml, so {', '.join(request.options)} is too late"
+        )
+    folder = Path(request.name).expanduser()
     if not folder.is_dir():
         raise UsageError(f"run:{folder}: no such folder")
-    return read_run(folder)
+    return read_run(folder, request.size)
 
 
 @source("file")
 def from_file(request: Request) -> Found:
     """A user's own module: ``file.py:Factory``, a class, function or ready module in a Python file."""
     file, _, factory = request.name.rpartition(":")
-    path = Path(file)
+    path = Path(file).expanduser()
     if not path.is_file():
         raise UsageError(f"model {request.name}: no such file {file}")
-    return _made(request, _import_file(path.resolve()), factory)
+    with _path_first(path.resolve().parent):
+        return _made(request, _import_file(path.resolve()), factory)
 
 
 @source("module")
@@ -162,60 +254,55 @@ def from_module(request: Request) -> Found:
 
 
 def _made(request: Request, module: ModuleType, factory: str) -> Found:
+    if request.weights not in (TRAINED, RANDOM):
+        raise UsageError(
+            f"model {request.name}@{request.weights}: Python code has no weights by name, pass --weights FILE"
+        )
     if not hasattr(module, factory):
-        known = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
-        raise unknown(f"name in {module.__name__}", factory, known)
+        raise unknown(f"name in {module.__name__}", factory, _factories(module))
     made = getattr(module, factory)
-    network = made if isinstance(made, nn.Module) else request.build(made)
+    if isinstance(made, nn.Module) and request.options:
+        raise UsageError(f"model {request.name} is a ready module: it takes no options ({', '.join(request.options)})")
+    network = request.build(made) if callable(made) and not isinstance(made, nn.Module) else made
     if not isinstance(network, nn.Module):
         raise UsageError(f"model {request.name} gave {type(network).__name__}, not a torch.nn.Module")
-    return Found(network)
+    return Found(getattr(network, "_orig_mod", network))  # torch.compile's wrapper hides the layers
+
+
+def _factories(module: ModuleType) -> list[str]:
+    """What a module defines that could be meant."""
+    own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    return [
+        name
+        for name, value in own.items()
+        if isinstance(value, nn.Module) or (callable(value) and getattr(value, "__module__", "") == module.__name__)
+    ]
 
 
 def _import_file(path: Path) -> ModuleType:
-    name = path.stem
+    # A name of its own, kept: code that looks itself up later finds itself, and no other module is hidden.
+    name = f"{path.stem}_{zlib.crc32(str(path).encode()):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"model {path}: cannot be imported as Python")
     module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(name)
-    with _path_first(path.parent):
-        sys.modules[name] = module  # dataclasses and the like look themselves up while the file runs
-        try:
-            spec.loader.exec_module(module)
-        except SyntaxError as error:
-            raise UsageError(f"model {path}: line {error.lineno} is not Python ({error.msg})") from None
-        finally:
-            if before is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = before
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, SyntaxError):
+            raise UsageError(f"{error.filename}: line {error.lineno} is not Python ({error.msg})") from None
+        raise
     return module
 
 
 @contextmanager
 def _path_first(folder: Path) -> Iterator[None]:
-    """Let a user's file import its neighbours, for as long as it is being loaded."""
+    """Let a user's code import its neighbours, for as long as its network is being made."""
     before = list(sys.path)
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         sys.path[:] = before
-
-
-@contextmanager
-def _fetching(what: str, where: str) -> Iterator[None]:
-    """Weights that cannot be fetched are one line with the remedies."""
-    try:
-        yield
-    except ConvscopeError:
-        raise
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        if isinstance(error, (RuntimeError, ValueError)) and "hash" not in reason and "weights" not in reason:
-            raise
-        raise ModelError(
-            f"the weights of {what} could not be fetched ({reason}). Connect to the internet, or put {where}, "
-            "or pass --weights FILE, or add @random to look at the untrained network"
-        ) from None

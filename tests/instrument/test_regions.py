@@ -10,6 +10,7 @@ from convscope.instrument.boxes import Box
 from convscope.instrument.regions import patched, patched_scores, regions_for
 from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target
+from convscope.instrument.trace import trace
 from convscope.models.classifier import Classifier
 
 
@@ -116,14 +117,22 @@ def case(count=8):
     return image, torch.rand(count, 3, 4, 4, generator=generator, dtype=torch.float64)
 
 
+def tried(net, image, patches):
+    """Incremental inference, tried on the first two patches."""
+    with undisturbed(net, grad=False):
+        wanted = net(patched(image, patches[:2], PLACES[:2]))
+    start = trace(net.network, image, through=net).input
+    return regions_for(net, image, Target(index=(0,)), start, Box(patches[:2], PLACES[:2]), 2, wanted)
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_equal_to_full_passes(name):
     net = classifier(NETS[name])
     image, patches = case()
-    regions = regions_for(net, image, Target(index=(0,)), patches[:2], PLACES[:2])
+    regions = tried(net, image, patches)
     assert regions is not None, "no incremental inference for a network that allows it"
     with undisturbed(net, grad=False):
-        found = regions.outputs(patches, PLACES)
+        found = regions.outputs(regions.taken.input, Box(patches, PLACES), len(PLACES))
         wanted = torch.cat([net(patched(image, p[None], [at])) for p, at in zip(patches, PLACES, strict=True)])
         clean = net(image)
     assert torch.allclose(found, wanted, rtol=1e-11, atol=1e-12)
@@ -135,12 +144,12 @@ def test_early_layers_are_computed_in_boxes(name):
     """The point of it: the first convolution's output must be a box, not a whole map."""
     net = classifier(NETS[name])
     image, patches = case(2)
-    regions = regions_for(net, image, Target(index=(0,)), patches, PLACES[:2])
+    regions = tried(net, image, patches)
     boxes = []
     original = regions._local
     regions._local = lambda op, changed: boxes.append((op.name, original(op, changed))) or boxes[-1][1]
     with undisturbed(net, grad=False):
-        regions.outputs(patches, PLACES[:2])
+        regions.outputs(regions.taken.input, Box(patches, PLACES[:2]), 2)
     first = next(box for kind, box in boxes if kind == "convolution")
     assert isinstance(first, Box)
     assert first.size[0] <= 10
@@ -196,7 +205,7 @@ def test_refused_where_it_would_not_be_exact(build):
     image, patches = case()
     image = image * 0.2 + 0.7  # the clean image takes one branch
     patches = patches * 0  # the first patch makes it take the other
-    assert regions_for(net, image, Target(index=(0,)), patches[:2], PLACES[:2]) is None
+    assert tried(net, image, patches) is None
 
 
 @pytest.mark.parametrize("build", [Branching, WritesIntoViews])

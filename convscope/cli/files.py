@@ -1,0 +1,109 @@
+"""Output files: written beside their place, put there whole once all went well; a failure leaves what was there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from convscope.cli.process import uninterrupted
+from convscope.errors import ConvscopeError, UsageError
+
+LAST = ("report.html", "summary.json")  # what speaks of the other files comes after them
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A folder to write into. At the end each file takes its place in ``out``, over one of the same name."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a folder")
+    made = _missing(out)
+    draft: Path | None = None
+    try:
+        with _writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            # Inside of the folder, so that it is the same file system and no more rights are needed.
+            draft = Path(tempfile.mkdtemp(prefix=".convscope-", dir=out))
+            yield draft
+            with uninterrupted():
+                _put_in_place(draft, out)
+    finally:
+        with uninterrupted():
+            if draft is not None:
+                shutil.rmtree(draft, ignore_errors=True)
+            for folder in made:
+                _remove_if_empty(folder)
+
+
+@contextmanager
+def placed(out: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of ``out`` at the end."""
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder; name a file")
+    made = _missing(out.parent)
+    draft: Path | None = None
+    try:
+        with _writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".convscope-", suffix=out.suffix, dir=out.parent)
+            os.close(handle)
+            draft = Path(name)
+            yield draft
+            _give_usual_rights(draft)
+            os.replace(draft, out)
+    finally:
+        with uninterrupted():
+            if draft is not None:
+                draft.unlink(missing_ok=True)
+            for folder in made:
+                _remove_if_empty(folder)
+
+
+def others(out: Path, own: set[Path]) -> list[Path]:
+    """Files in ``out`` that are not of this run."""
+    return [file for file in sorted(out.rglob("*")) if file.is_file() and file.relative_to(out) not in own]
+
+
+def _put_in_place(draft: Path, out: Path) -> None:
+    files = [file.relative_to(draft) for file in draft.rglob("*") if file.is_file()]
+    for file in files:  # nothing is moved unless everything can be
+        folders = [out / parent for parent in file.parents]
+        wrong = [place for place in folders if place.exists() and not place.is_dir()]
+        wrong += [out / file] if (out / file).is_dir() else []
+        if wrong:
+            raise ConvscopeError(f"{wrong[0]} is in the way: move it, or choose another --out")
+    for file in sorted(files, key=lambda file: (file.name in LAST, str(file))):
+        (out / file).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(draft / file, out / file)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConvscopeError(f"cannot write {out}: {error.strerror or error}") from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # its name for a full disk
+            raise
+        raise ConvscopeError(f"cannot write {out}: {error}") from error
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folders on the way that are not there yet, the deepest first."""
+    return [place for place in (folder, *folder.parents) if not place.exists()]
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _give_usual_rights(file: Path) -> None:
+    """Temporary files are their owner's alone; results are as readable as any new file."""
+    mask = os.umask(0)
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)

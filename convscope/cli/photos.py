@@ -1,0 +1,111 @@
+"""A batch of photos, one by one: a bad one is skipped, remembered, and told of at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from convscope.cli.output import counted, note
+from convscope.errors import Cancelled, ConvscopeError, ModelError, UsageError
+
+if TYPE_CHECKING:
+    from convscope.images.read import Photo
+    from convscope.scope import Scope
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A photo that could not be done (or one method on it), and why."""
+
+    photo: str
+    reason: str
+    method: str | None = None
+
+
+@dataclass
+class Batch:
+    """The photos that names, folders and globs mean."""
+
+    scope: Scope
+    sources: Sequence[str]
+    failures: list[Failure] = field(default_factory=list)
+    total: int = 0
+
+    def each(self, work: Callable[[int, Photo], T]) -> Iterator[T]:
+        """``work(index, photo)`` for each photo that can be read. An only photo's error is the command's."""
+        from convscope.images.read import read_photo
+        from convscope.progress import track
+
+        found = list(self._found())
+        self.total = len(found)
+        for index, item in enumerate(track(found, "photos") if self.total > 1 else found):
+            try:
+                if isinstance(item, ConvscopeError):
+                    raise item
+                done = self._worked(work, index, read_photo(item, background=self.scope.background))
+            except ConvscopeError as error:
+                if self.total == 1 or isinstance(error, (Cancelled, _Everywhere)):
+                    raise
+                name = str(self._name(item, index))
+                self.failures.append(Failure(name, str(error)))
+                continue
+            yield done
+
+    def _worked(self, work: Callable[[int, Photo], T], index: int, photo: Photo) -> T:
+        fixed = self.scope.classifier.framing.size is not None
+        try:
+            with explained_size(self.scope, photo):
+                return work(index, photo)
+        except UsageError as error:
+            if fixed:  # on canvases that are all alike, what cannot be meant for one cannot for any
+                raise _Everywhere(str(error)) from None
+            raise
+
+    def _found(self) -> Iterator[Path | ConvscopeError]:
+        from convscope.images.read import find_photos
+
+        seen = set()
+        for source in self.sources:
+            try:
+                photos = find_photos([source])
+            except ConvscopeError as error:
+                yield error
+                continue
+            yield from (photo for photo in photos if photo not in seen)
+            seen.update(photos)
+
+    def _name(self, item: Path | ConvscopeError, index: int) -> str:
+        return str(item) if isinstance(item, Path) else f"photo {index + 1}"
+
+    def tell(self) -> int:
+        """Say what failed and why; the exit code."""
+        for failure in self.failures:
+            where = f"{failure.method} on {failure.photo}: " if failure.method else ""
+            note(f"{where}{failure.reason}")
+        lost = {failure.photo for failure in self.failures if failure.method is None}
+        if lost:
+            note(f"{len(lost)} of {counted(self.total, 'photo')} failed")
+        return 1 if self.failures else 0
+
+
+class _Everywhere(UsageError):
+    """A usage error that every photo would meet."""
+
+
+@contextmanager
+def explained_size(scope: Scope, photo: Photo | None = None) -> Iterator[None]:
+    """A network whose input size nobody said often breaks on the first photo: say that instead of torch's words."""
+    try:
+        yield
+    except RuntimeError as error:
+        if scope.classifier.framing.size is not None or type(error) is not RuntimeError:
+            raise
+        height, width = scope.blank().shape[-2:] if photo is None else (photo.image.height, photo.image.width)
+        first = (str(error).splitlines() or ["no reason given"])[0]
+        name = scope.classifier.name
+        raise ModelError(f"{name} fails on an input of {height}x{width} ({first}); --size sets the canvas") from error
