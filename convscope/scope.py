@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,16 +13,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError, UsageError
-from convscope.images.frame import Framing, to_image
+from convscope.images.frame import Framing, canvas_of, to_image
 from convscope.images.read import Photo, find_photos, read_photo
 from convscope.instrument.layers import LayerRow, layer_table, resolve
 from convscope.instrument.state import undisturbed
 from convscope.instrument.target import STRONGEST, Spec, resolve_target
 from convscope.methods import METHODS, configure
 from convscope.methods.explanation import Explanation, View
-from convscope.models.classes import Classes, read_classes
+from convscope.models.classes import Classes, as_classes
 from convscope.models.classifier import Classifier, probabilities
-from convscope.models.registry import load_classifier, resized
+from convscope.models.registry import load_classifier
 from convscope.progress import reporting_unless_listened
 from convscope.types import Images, Logits
 
@@ -104,17 +104,17 @@ class Scope:
         progress: bool = True,
     ) -> None:
         if isinstance(module, Classifier):
+            if any(given is not None for given in (classes, mean, std, size, channels)):
+                raise UsageError("a Classifier has its classes, mean, std, size and channels: give them to it instead")
             self.classifier = module
         else:
             framing = Framing(interpolation=interpolation)
             if size is not None:
-                canvas = resized(framing, size).size
-                assert canvas is not None
-                short = None if crop is None else int(min(canvas) / crop)
-                framing = Framing(canvas, short, interpolation)
+                canvas = canvas_of(size)
+                framing = Framing(canvas, None if crop is None else _covered(canvas, crop), interpolation)
             self.classifier = Classifier(
                 getattr(module, "_orig_mod", module),  # torch.compile's wrapper hides the layers
-                _as_classes(classes),
+                as_classes(classes),
                 mean=mean,
                 std=std,
                 framing=framing,
@@ -134,7 +134,10 @@ class Scope:
             logits = torch.cat([self.classifier(part) for part in images.split(PREDICT_AT_ONCE)])
         assert self.classifier.classes is not None
         names = tuple(view.photo.name for view in views)
-        return Prediction(probabilities(logits), self.classifier.classes, names)
+        found = probabilities(logits)
+        if bool(found.isnan().any()):
+            raise ConvscopeError(f"{self.classifier.name} gave NaN: check its weights, and mean and std")
+        return Prediction(found, self.classifier.classes, names)
 
     def explain(
         self,
@@ -186,7 +189,7 @@ class Scope:
         """A grey canvas, for asking about the network where no photo is at hand."""
         canvas = self.classifier.framing.size or TABLE_SIZE
         if size is not None:
-            canvas = (size, size) if isinstance(size, int) else size
+            canvas = canvas_of(size)
         return torch.full((1, self.classifier.channels, *canvas), 0.5, device=self.classifier.device)
 
     def images(self, photos: Photos) -> tuple[Images, tuple[View, ...]]:
@@ -195,6 +198,8 @@ class Scope:
             return _checked(photos, self.classifier.channels).to(self.classifier.device), ()
         if isinstance(photos, (str, Path, Image.Image, np.ndarray, Photo)):
             photos = [photos]
+        if not isinstance(photos, Iterable):
+            raise UsageError(f"photos are paths, PIL images, arrays or tensors, not {type(photos).__name__}")
         photos = list(photos)
         if photos and all(isinstance(photo, Tensor) for photo in photos):
             parts = [_checked(photo, self.classifier.channels) for photo in photos if isinstance(photo, Tensor)]
@@ -266,12 +271,11 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _as_classes(classes: Sequence[str] | str | Path | Classes | None) -> Classes | None:
-    if classes is None or isinstance(classes, Classes):
-        return classes
-    if isinstance(classes, (str, Path)):
-        return read_classes(classes)
-    return Classes(tuple(str(name) for name in classes))
+def _covered(canvas: tuple[int, int], crop: float) -> int:
+    """The side that a photo's shorter one is brought to, of which the canvas is the share ``crop``."""
+    if not 0 < crop <= 1:
+        raise UsageError(f"crop is the share of the photo that is kept, above 0 and at most 1: got {crop}")
+    return int(min(canvas) / crop)
 
 
 def _checked(images: Tensor, channels: int) -> Images:

@@ -14,6 +14,7 @@ VariantScores: TypeAlias = Float[Tensor, " n"]  # one number a variant of an ima
 Patches: TypeAlias = Float[Tensor, "n c ph pw"]  # parts of images
 Features: TypeAlias = Float[Tensor, "b k fh fw"]  # feature maps of one layer
 Maps: TypeAlias = Float[Tensor, "b h w"]  # one map an image, on the input's canvas
+LayerMaps: TypeAlias = Float[Tensor, "b fh fw"]  # one map an image, at a layer's resolution
 Pixels: TypeAlias = Float[Tensor, "b c h w"]  # signed pixel attributions
 Scores: TypeAlias = Float[Tensor, " b"]  # one number an image
 Logits: TypeAlias = Float[Tensor, "b classes"]

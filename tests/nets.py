@@ -12,7 +12,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
 def seeded(net, seed=0, dtype=torch.float64):
-    """The network in evaluation mode with weights from ``seed``; BatchNorm with statistics and a few negative gammas."""
+    """In evaluation mode, with weights from ``seed``; BatchNorm with statistics and a few negative gammas."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(tensor, std, mean=0.0):
@@ -110,8 +110,8 @@ FORMS = {
 class Skip(nn.Module):
     """BatchNorm, max pools, a skip connection, dropout, two linear layers. ``form`` is how its ReLUs are written.
 
-    "modules": one module each; "modules in place"; "reused": one module for all; or a key of ``FORMS``. The weights have
-    the same names and, from the same seed, the same values in all forms.
+    "modules": one module each; "modules in place"; "reused": one module for all; or a key of ``FORMS``. The weights
+    have the same names and, from the same seed, the same values in all forms.
     """
 
     def __init__(self, form="modules", channels=3):

@@ -116,13 +116,11 @@ def _target_folder(found: Explanation, row: int, before: Sequence[Figure]) -> st
 def _sheet(found: Explanation) -> Sheet:
     """A layer's maps; of very many, those that are strongest in this photo."""
     units = found.raw.shape[1]
+    if units <= SHEET_UNITS:
+        return Sheet.of(str(found.layer), "", found.sheet())
     silent = units - int(found.raw[0].flatten(1).any(1).sum())
-    height, width = found.raw.shape[-2:]
-    caption = f"{units} units of {height} × {width}" + (f", {silent} of them silent on this photo" if silent else "")
-    if units > SHEET_UNITS:
-        caption += f"; the {SHEET_UNITS} strongest"
-        found = strongest(found, SHEET_UNITS)
-    return Sheet.of(str(found.layer), caption, found.sheet())
+    remark = f"the {SHEET_UNITS} strongest of {units:,} units, {silent} of which are silent on this photo"
+    return Sheet.of(str(found.layer), remark, strongest(found, SHEET_UNITS).sheet())
 
 
 def strongest(found: Explanation, count: int) -> Explanation:

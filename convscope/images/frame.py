@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -26,9 +25,9 @@ MAX_RESIZED = 2**26  # pixels; a photo of one row, enlarged to cover a canvas, h
 def canvas_of(size: int | Sequence[int]) -> tuple[int, int]:
     """A user's ``size``, one side or (height, width), as (height, width)."""
     sides = tuple(size) if isinstance(size, Sequence) else (size, size)
-    if len(sides) != 2 or not all(isinstance(side, Integral) and int(side) >= 1 for side in sides):
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
         raise UsageError(f"a size is one side or (height, width), in pixels: got {size!r}")
-    return int(sides[0]), int(sides[1])
+    return sides[0], sides[1]
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,9 @@ class Placement:
 
     def _span(self, axis: int, start: int) -> tuple[int, int]:
         """First pixel of the original that is seen along an axis, and the first after it that is not."""
-        length, scale = self.original[axis], self.original[axis] / self.resized[axis]
-        first = min(round(start * scale), length - 1)  # of a photo of two pixels one is left
-        return first, max(round((start + self.canvas[axis]) * scale), first + 1)
+        scale = self.original[axis] / self.resized[axis]
+        first = round(start * scale)
+        return first, max(round((start + self.canvas[axis]) * scale), first + 1)  # of two pixels one is left
 
     def to_photo(self, maps: Tensor) -> Tensor:
         """Maps "... h w" on the canvas -> "... H W" on the original; what the network did not see is zero."""
@@ -61,8 +60,8 @@ class Placement:
         flat = maps.detach().reshape(1, -1, *self.canvas).float()
         # Back onto the resized photo first: only there is the crop's border on whole pixels. The margin is filled with
         # the map's edge, so that it does not fade towards what was cut away.
-        below, right = (self.resized[i] - (self.top, self.left)[i] - self.canvas[i] for i in (0, 1))
-        resized = F.pad(flat, (self.left, right, self.top, below), mode="replicate")
+        below, beside = (self.resized[i] - (self.top, self.left)[i] - self.canvas[i] for i in (0, 1))
+        resized = F.pad(flat, (self.left, beside, self.top, below), mode="replicate")
         whole = F.interpolate(resized, self.original, mode="bilinear", antialias=True)
         top, left, bottom, right = self.seen
         full = torch.zeros_like(whole)

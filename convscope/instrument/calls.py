@@ -30,17 +30,21 @@ def takes_hooks(module: nn.Module) -> bool:
 
 
 class CallWatch(TorchFunctionMode):
-    """While active, reports ``(path, name, count, output)`` of calls made directly by the ``forward`` of the modules.
+    """While active, reports ``(path, name, count, output)`` of calls made directly by the ``forward`` of ``callers``.
 
-    Calls inside a child's ``forward`` belong to the child. ``report`` may give another tensor to hand on. The outermost
-    ``TorchFunctionMode`` sees the user's call itself, not what it is made of.
+    Calls inside the ``forward`` of any other module of ``model`` belong to that one. ``report`` may give another tensor
+    to hand on. The outermost ``TorchFunctionMode`` sees the user's call itself, not what it is made of.
     """
 
     def __init__(
-        self, modules: Iterable[tuple[str, nn.Module]], report: Callable[[str, str, int, Tensor], Tensor | None]
+        self,
+        model: nn.Module,
+        callers: Iterable[tuple[str, nn.Module]],
+        report: Callable[[str, str, int, Tensor], Tensor | None],
     ) -> None:
         super().__init__()
-        self.modules = list(modules)
+        self.model = model
+        self.paths = {id(module): path for path, module in callers}
         self.report = report
         self.stack: list[str | None] = []
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -52,13 +56,8 @@ class CallWatch(TorchFunctionMode):
         self.counts.clear()
 
     def __enter__(self) -> CallWatch:
-        watched = {id(module) for _, module in self.modules}
-        for path, module in self.modules:
-            self._scope(module, path)
-            for child in module.children():
-                if id(child) not in watched:
-                    watched.add(id(child))
-                    self._scope(child, None)
+        for module in self.model.modules():
+            self._scope(module, self.paths.get(id(module)))
         super().__enter__()
         return self
 

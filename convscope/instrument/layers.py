@@ -123,10 +123,8 @@ def layer_table(
         if event.address.function and not functions:
             continue
         field = receptive_field(taken, event.value) if event.value is not None and is_spatial(event) else None
-        own = event.module.parameters() if event.module is not None else ()
-        parameters = sum(p.numel() for p in own) if event.address.call == 1 else 0
         shape = event.value.shape[1:] if event.value is not None else None
-        rows.append(LayerRow(event.address.key, event.kind, shape, parameters, field))
+        rows.append(LayerRow(event.address.key, event.kind, shape, event.parameters, field))
     return rows
 
 

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from convscope.errors import UsageError
@@ -27,10 +26,11 @@ class _Done(BaseException):
 class record(Mapping[str, Any]):
     """Keep what layers put out during the forward passes made inside ``with record(model, layers) as kept``.
 
-    ``kept[layer]`` is the output as the layer made it: the original is kept and a clone goes on downstream, so later
-    in-place operations do not reach it, and gradients do. Of several forward passes the last is kept.
+    ``kept[layer]`` is the output as the layer made it, whatever is done to it in place later. Of several forward passes
+    the last is kept.
 
-    ``grad``: kept outputs carry gradients; the graph begins at the first of them where nothing before requires any.
+    ``grad``: the original is kept and a clone goes on downstream, so that gradients reach it; the graph begins at the
+    first of the layers where nothing before requires any.
     ``stop``: end the forward pass after the last layer asked for; code after it inside the ``with`` is skipped.
     ``reduce``: keep ``reduce(output)`` instead, taken inside the hook; nothing is copied.
     ``replace``: hand ``replace(output)`` on instead of the output, and keep that.
@@ -62,9 +62,10 @@ class record(Mapping[str, Any]):
         self.kept.clear()
         self._calls: Counter[int] = Counter()
         self._seen: set[str] = set()
+        self._versions: dict[str, int] = {}
         with ExitStack() as stack:
             callers = {a.path: self.modules[k] for k, a in self.wanted.items() if a.function is not None}
-            self._watch = CallWatch(callers.items(), self._after_call)
+            self._watch = CallWatch(self.model, callers.items(), self._after_call)
             # The root's start marks a new forward pass: calls are counted afresh, earlier outputs are let go.
             stack.enter_context(self.model.register_forward_pre_hook(self._begin))
             hooked = {id(self.modules[k]): self.modules[k] for k, a in self.wanted.items() if a.function is None}
@@ -108,7 +109,11 @@ class record(Mapping[str, Any]):
             output = self.replace(output)
         if self.grad and not output.requires_grad:
             output = output.detach().requires_grad_()
+        if not self.grad and self.replace is None:
+            self.kept[key] = output.detach().clone()
+            return output
         self.kept[key] = output if self.grad else output.detach()
+        self._versions[key] = output._version
         return output.clone()
 
     def _hand_on(self, output: Any) -> Any:
@@ -117,21 +122,26 @@ class record(Mapping[str, Any]):
         return output
 
     def __getitem__(self, layer: str | Address) -> Any:
-        key = layer.key if isinstance(layer, Address) else parse_address(layer).key
+        key = _key(layer)
         if key in self.kept:
+            if key in self._versions and self.kept[key]._version != self._versions[key]:
+                raise UsageError(f"layer {key} hands on its own input, and the network writes into that: name another")
             return self.kept[key]
         if key in self.wanted:
-            raise UsageError(f"layer {key} did not run in the forward pass" + self._hint(key))
+            calls = self.wanted[key].call
+            few = f": it has fewer than {calls} calls" if calls > 1 else ""
+            raise UsageError(f"layer {key} did not run in the forward pass" + few)
         raise KeyError(key)
 
-    def _hint(self, key: str) -> str:
-        module = self.modules[key]
-        if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
-            return ": it is inside scripted code, which calls no hooks"
-        return f": it has fewer than {self.wanted[key].call} calls" if self.wanted[key].call > 1 else ""
+    def __contains__(self, layer: object) -> bool:
+        return isinstance(layer, (str, Address)) and _key(layer) in self.kept
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.kept)
 
     def __len__(self) -> int:
         return len(self.kept)
+
+
+def _key(layer: str | Address) -> str:
+    return layer.key if isinstance(layer, Address) else parse_address(layer).key

@@ -6,15 +6,18 @@ aliases, receptive fields, memory estimates and incremental inference are all re
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import accumulate
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -23,21 +26,25 @@ from convscope.instrument.address import Address
 from convscope.instrument.calls import CallWatch, takes_hooks
 from convscope.instrument.state import undisturbed
 
-_TAKEN: WeakKeyDictionary[nn.Module, dict[Any, Trace]] = WeakKeyDictionary()
+_TAKEN: WeakKeyDictionary[nn.Module, _Taken] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor that an operation made. Value 0 is the input."""
+    """A tensor that an operation made. Value 0 is the input. Views and what is written in place share ``memory``."""
 
     index: int
     shape: tuple[int, ...]
     bytes: int
+    memory: int
 
 
 @dataclass(frozen=True)
 class Op:
-    """One operation; tensors made on the way stand in ``args`` as Values, weights and constants as tensors."""
+    """One operation; tensors made on the way stand in ``args`` as Values, weights and constants as tensors.
+
+    An operation that writes into a view changes what it is a view of: that is among the ``outputs``, at their end.
+    """
 
     function: Any
     args: tuple[Any, ...]
@@ -45,7 +52,7 @@ class Op:
     outputs: tuple[Value, ...]
     inputs: tuple[Value, ...]
     in_place: bool  # wrote into its input
-    aliasing: bool  # wrote into a view, so that another value changed as well
+    aliasing: bool  # wrote into memory that another tensor shares
 
     @property
     def name(self) -> str:
@@ -59,7 +66,7 @@ class Event:
     address: Address
     kind: str  # the module's class or the function's name
     value: Value | None  # None: not a single tensor
-    module: nn.Module | None
+    parameters: int
     done: int
 
 
@@ -83,22 +90,28 @@ class Trace:
     @property
     def held_bytes(self) -> int:
         """What one sample's backward pass holds at most: every value."""
-        return sum(value.bytes for op in self.ops if not op.in_place for value in op.outputs)
+        return sum(self._sizes.values())
 
     @property
     def peak_bytes(self) -> int:
-        """The most bytes that values take at one time in a forward pass without gradients."""
-        last = {value.index: i for i, op in enumerate(self.ops) for value in (*op.inputs, *op.outputs)}
-        ends: dict[int, int] = {}
-        alive = peak = self.input.bytes
+        """The most bytes that values take at one time in a forward pass without gradients, the input throughout."""
+        first: dict[int, int] = {}
+        last: dict[int, int] = {}
         for i, op in enumerate(self.ops):
-            alive += 0 if op.in_place else sum(value.bytes for value in op.outputs)
-            peak = max(peak, alive)
-            for value in {v.index: v for v in (*op.inputs, *op.outputs)}.values():
-                if last[value.index] == i and value.index not in ends:
-                    ends[value.index] = i
-                    alive -= value.bytes
-        return peak
+            for value in (*op.inputs, *op.outputs):
+                first.setdefault(value.memory, i)
+                last[value.memory] = i
+        change = Counter({-1: self.input.bytes})
+        for memory, size in self._sizes.items():
+            change[first[memory]] += size
+            change[last[memory] + 1] -= size
+        return max(accumulate(change[i] for i in range(-1, len(self.ops))))
+
+    @property
+    def _sizes(self) -> dict[int, int]:
+        """Bytes of each piece of memory that operations made: what was seen of it first is all of it."""
+        found = {value.memory: value.bytes for op in reversed(self.ops) for value in reversed(op.outputs)}
+        return {memory: size for memory, size in found.items() if memory != self.input.memory}
 
 
 def trace(model: nn.Module, image: Tensor, *, through: nn.Module | None = None) -> Trace:
@@ -109,20 +122,45 @@ def trace(model: nn.Module, image: Tensor, *, through: nn.Module | None = None) 
     """
     image = image[:1]
     caller = through or model
-    parts = (*caller.modules(), *caller.parameters(), *caller.buffers())
-    key = (tuple(image.shape), image.dtype, image.device, tuple(map(id, parts)))
-    taken = _TAKEN.setdefault(model, {})
-    if key not in taken:
-        if len(taken) >= 16:
-            taken.clear()
-        taken[key] = _take(model, image, caller)
-    return taken[key]
+    taken = _TAKEN.get(model)
+    if taken is None or not taken.made_of(caller):
+        taken = _TAKEN[model] = _Taken(caller)
+    key = (tuple(image.shape), image.dtype, image.device)
+    if key not in taken.traces:
+        if len(taken.traces) >= 16:
+            taken.traces.clear()
+        taken.traces[key] = _take(model, image, caller)
+    return taken.traces[key]
+
+
+class _Taken:
+    """The traces of a model as it was: they are void once one of its parts is another or a weight another type."""
+
+    def __init__(self, caller: nn.Module) -> None:
+        self.parts = [(weakref.ref(part), *_kind(part)) for part in _parts(caller)]
+        self.traces: dict[Any, Trace] = {}
+
+    def made_of(self, caller: nn.Module) -> bool:
+        parts = list(_parts(caller))
+        return len(parts) == len(self.parts) and all(
+            was() is part and kind == list(_kind(part)) for part, (was, *kind) in zip(parts, self.parts, strict=True)
+        )
+
+
+def _parts(caller: nn.Module) -> Iterator[nn.Module | Tensor]:
+    yield from caller.modules()
+    yield from caller.parameters()
+    yield from caller.buffers()
+
+
+def _kind(part: nn.Module | Tensor) -> tuple[Any, ...]:
+    return (part.shape, part.dtype, part.device) if isinstance(part, Tensor) else ()
 
 
 def _take(model: nn.Module, image: Tensor, caller: nn.Module) -> Trace:
     image = image.detach().clone()
     tape = _Tape(image)
-    watch = CallWatch(_composites(model), tape.after_call)
+    watch = CallWatch(model, _composites(model), tape.after_call)
     handles = [
         module.register_forward_hook(partial(tape.after_module, path))
         for path, module in model.named_modules()
@@ -149,12 +187,14 @@ class _Tape(TorchDispatchMode):
     def __init__(self, image: Tensor) -> None:
         super().__init__()
         self.values: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.memories: dict[StorageWeakRef, int] = {}  # a weak reference keeps the address from being used again
         self.count = 0
         self.trace = Trace(self._new(image))
         self.calls: Counter[str] = Counter()
 
     def _new(self, tensor: Tensor) -> Value:
-        value = Value(self.count, tuple(tensor.shape), tensor.numel() * tensor.element_size())
+        memory = self.memories.setdefault(StorageWeakRef(tensor.untyped_storage()), self.count)
+        value = Value(self.count, tuple(tensor.shape), tensor.numel() * tensor.element_size(), memory)
         self.count += 1
         self.values[tensor] = value
         return value
@@ -171,22 +211,34 @@ class _Tape(TorchDispatchMode):
         kept_args, kept_kwargs = tree_map_only(Tensor, put, (args, kwargs))
         output = func(*args, **kwargs)
         if known:
-            in_place = func._schema.is_mutable and bool(args) and output is args[0]
-            aliasing = func._schema.is_mutable and (not in_place or args[0]._is_view())
-            made = tuple(self._new(leaf) for leaf in tree_iter(output) if isinstance(leaf, Tensor))
+            writes = func._schema.is_mutable
+            in_place = writes and bool(args) and output is args[0]
+            others = self._sharing(args[0]) if in_place else []
+            made = tuple(self._new(leaf) for leaf in (*tree_iter(output), *others) if isinstance(leaf, Tensor))
+            aliasing = writes and (not in_place or bool(others))
             self.trace.ops.append(Op(func, kept_args, kept_kwargs, made, tuple(known), in_place, aliasing))
         return output
+
+    def _sharing(self, written: Tensor) -> list[Tensor]:
+        """The other tensors that live in the memory of one: its values so far, and what it is a view of."""
+        memory = StorageWeakRef(written.untyped_storage())
+        sharing = [t for t in self.values if t is not written and StorageWeakRef(t.untyped_storage()) == memory]
+        base = written._base
+        if base is not None and all(base is not other for other in sharing):
+            sharing.append(base)
+        return sharing
 
     def after_module(self, path: str, module: nn.Module, _: Any, output: Any) -> None:
         self.calls[path] += 1
         address = Address(path, self.calls[path])
-        self._event(address, type(module).__name__, output, module)
+        parameters = sum(p.numel() for p in module.parameters()) if address.call == 1 else 0
+        self._event(address, type(module).__name__, output, parameters)
 
     def after_call(self, path: str, name: str, count: int, output: Tensor) -> None:
-        self._event(Address(f"{path}/{name}", count), name, output, None)
+        self._event(Address(f"{path}/{name}", count), name, output, 0)
 
-    def _event(self, address: Address, kind: str, output: Any, module: nn.Module | None) -> None:
-        self.trace.events.append(Event(address, kind, self.value(output), module, len(self.trace.ops)))
+    def _event(self, address: Address, kind: str, output: Any, parameters: int) -> None:
+        self.trace.events.append(Event(address, kind, self.value(output), parameters, len(self.trace.ops)))
 
 
 def _put(values: WeakTensorKeyDictionary, tensor: Tensor) -> Any:

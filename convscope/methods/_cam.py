@@ -13,7 +13,7 @@ from convscope.instrument.layers import resolve_one
 from convscope.instrument.target import Target
 from convscope.methods.explanation import Explanation, explain
 from convscope.models.classifier import Classifier
-from convscope.types import Features, Images, Maps
+from convscope.types import Features, Images, LayerMaps, Maps
 
 LAYER_HELP = "the layer whose maps are weighed; @last_conv is the last spatial map"
 
@@ -28,7 +28,7 @@ def gradient_cam(
     classifier: Classifier,
     images: Images,
     target: Target,
-    combine: Callable[[Features, Features], Maps],
+    combine: Callable[[Features, Features], LayerMaps],
 ) -> Explanation:
     """A CAM made of a layer's maps and the target's gradient there; ``combine(maps, gradient)`` is the method."""
     layer = cam_layer(classifier, images, method.layer)
@@ -37,7 +37,7 @@ def gradient_cam(
     return explain(method, classifier, images, found.target, raw, found.scores, layer=layer.key)
 
 
-def to_canvas(maps: Maps, images: Images) -> Maps:
+def to_canvas(maps: LayerMaps, images: Images) -> Maps:
     """Maps of a layer, bilinearly enlarged to the images' canvas and in their dtype."""
     large = F.interpolate(maps[:, None], images.shape[-2:], mode="bilinear", align_corners=False)
     return large[:, 0].to(images.dtype)

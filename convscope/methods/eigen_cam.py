@@ -11,7 +11,7 @@ from convscope.methods._cam import LAYER_HELP, cam_layer, to_canvas
 from convscope.methods.explanation import Explanation, explain
 from convscope.methods.registry import register, setting
 from convscope.models.classifier import Classifier
-from convscope.types import Features, Images, Maps
+from convscope.types import Features, Images, LayerMaps
 
 
 @register("eigen-cam", "map", "positive", targeted=False)
@@ -34,7 +34,7 @@ class EigenCam:
         raw = to_canvas(self.project(kept[layer]).relu(), images)
         return explain(self, classifier, images, settled, raw, scores, layer=layer.key)
 
-    def project(self, maps: Features) -> Maps:
+    def project(self, maps: Features) -> LayerMaps:
         """Maps "b k fh fw" -> their projection "b fh fw" on the first right singular vector, in float32 or better."""
         points = maps.flatten(2).mT.to(torch.promote_types(maps.dtype, torch.float32))
         if self.center:

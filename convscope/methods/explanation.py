@@ -66,9 +66,11 @@ class Explanation:
         def take(values: Any) -> Any:
             return values[rows] if values is not None and len(values) == len(self) else values
 
+        raw, general = self.raw[rows], [note for note in self.notes if note not in faults(self.raw)]
         return replace(
             self,
-            raw=self.raw[rows],
+            raw=raw,
+            notes=(*general, *faults(raw)),
             target=self.target[rows],
             labels=take(self.labels),
             scores=take(self.scores),
@@ -223,12 +225,13 @@ def explain(
         scores=None if scores is None else scores.detach().to(raw.dtype),
         layer=layer,
         baseline=baseline,
-        notes=(*notes, *_faults(raw)),
+        notes=(*notes, *faults(raw)),
         images=None if images is None else images.detach(),
     )
 
 
-def _faults(raw: Tensor) -> list[str]:
+def faults(raw: Tensor) -> list[str]:
+    """Rows that are not what a result should be."""
     flat = raw.flatten(1)
     finite = flat.isfinite().all(1)
     faults = [f"row {i} is not finite: check the weights and the image" for i in (~finite).nonzero().flatten().tolist()]

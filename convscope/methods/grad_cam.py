@@ -7,7 +7,7 @@ from convscope.methods._cam import LAYER_HELP, gradient_cam
 from convscope.methods.explanation import Explanation
 from convscope.methods.registry import register, setting
 from convscope.models.classifier import Classifier
-from convscope.types import Features, Images, Maps
+from convscope.types import Features, Images, LayerMaps
 
 
 @register("grad-cam", "map", "positive")
@@ -24,6 +24,6 @@ class GradCam:
         return gradient_cam(self, classifier, images, target, weighted_by_mean)
 
 
-def weighted_by_mean(maps: Features, gradient: Features) -> Maps:
+def weighted_by_mean(maps: Features, gradient: Features) -> LayerMaps:
     """Sum over channels of map times the channel's mean gradient."""
     return (maps * gradient.mean((2, 3), keepdim=True)).sum(1)

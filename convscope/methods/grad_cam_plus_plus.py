@@ -9,7 +9,7 @@ from convscope.methods._cam import LAYER_HELP, gradient_cam
 from convscope.methods.explanation import Explanation
 from convscope.methods.registry import register, setting
 from convscope.models.classifier import Classifier
-from convscope.types import Features, Images, Maps
+from convscope.types import Features, Images, LayerMaps
 
 
 @register("grad-cam++", "map", "positive")
@@ -26,7 +26,7 @@ class GradCamPlusPlus:
         return gradient_cam(self, classifier, images, target, _combine)
 
 
-def _combine(maps: Features, gradient: Features) -> Maps:
+def _combine(maps: Features, gradient: Features) -> LayerMaps:
     # The paper's alpha = g^2 / (2 g^2 + sum(A) g^3), with g^2 divided out: no tiny numbers, no epsilon to choose.
     denominator = 2 + maps.sum((2, 3), keepdim=True) * gradient
     alpha = torch.where((gradient != 0) & (denominator != 0), 1 / denominator, 0)

@@ -55,6 +55,8 @@ class Occlusion:
         stride = self.stride if self.stride is not None else max(1, side // 4)
         if side < 1 or stride < 1:
             raise UsageError(f"occlusion: size and stride must be at least 1, got {side} and {stride}")
+        if stride > side:
+            raise UsageError(f"occlusion: steps of {stride} leave gaps between squares of {side}: take at most {side}")
         if side > min(height, width):
             raise UsageError(f"occlusion: a square of {side} does not fit into {height}x{width}")
         return [(row, col) for row in steps(height, side, stride) for col in steps(width, side, stride)], side

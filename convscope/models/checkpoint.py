@@ -20,15 +20,19 @@ from torch.nn.parameter import is_lazy
 from convscope.errors import ModelError, UsageError
 
 # Where trainers put the weights inside a checkpoint, averaged ones last, and what wrappers put before every name.
-NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
-NESTS += ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+NESTS = (
+    *("state_dict", "model_state_dict", "model", "net", "network", "weights"),
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema"),
+)
+WRAPPERS = re.compile(r"((module|_orig_mod|model|net|network)\.)*")
 COUNTERS = ("num_batches_tracked", "n_averaged")  # of BatchNorm, in no old checkpoint; of torch's AveragedModel
 
 # What trainers keep beside the weights: their command line and a score or two. Data alone; none of it can run code.
-_scalar = np._core.multiarray.scalar
-PLAIN: list[Any] = [argparse.Namespace, np.dtype, *{type(np.dtype(code)) for code in np.typecodes["All"]}]
-PLAIN += [(_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+_scalar = np.float64(0).__reduce__()[0]
+PLAIN: list[Any] = [
+    *(argparse.Namespace, np.dtype, *{type(np.dtype(code)) for code in np.typecodes["All"]}),
+    *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -77,9 +81,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     everything = network.state_dict(keep_vars=True)
     own = {key: value for key, value in everything.items() if isinstance(value, Tensor)}
     state = _unprefix(state, own)
-    given = {
-        id(own[key]) for key in own if key in state
-    }  # a tensor tied under two names comes under one in safetensors
+    given = {id(own[key]) for key in own if key in state}  # what is tied under two names, safetensors keeps under one
     missing = [key for key in own if key not in state and id(own[key]) not in given and not key.endswith(COUNTERS)]
     unexpected = [key for key in state if key not in own and not key.endswith(COUNTERS)]
     misfits = [
@@ -97,14 +99,13 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 
 
 def _unprefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off the prefixes of wrappers (DataParallel, compile, Lightning) while that makes more names fit."""
-    state = dict(state)
-    for _ in PREFIXES:
-        for prefix in PREFIXES:
-            shorter = {key.removeprefix(prefix): value for key, value in state.items()}
-            if len(shorter) == len(state) and len(shorter.keys() & own.keys()) > len(state.keys() & own.keys()):
-                state = shorter
-    return state
+    """Take off what wrappers (DataParallel, compile, Lightning) put before the names, where more of them fit then."""
+    best = dict(state)
+    for prefix in sorted({key[: dot.end()] for key in state for dot in re.finditer(r"\.", WRAPPERS.match(key)[0])}):
+        shorter = {key.removeprefix(prefix): value for key, value in state.items()}
+        if len(shorter) == len(state) and len(shorter.keys() & own.keys()) > len(best.keys() & own.keys()):
+            best = shorter
+    return best
 
 
 def _some(keys: list[str], most: int = 8) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import SupportsIndex
 
 from convscope.errors import UsageError, unknown
 
@@ -30,7 +31,7 @@ class Classes:
         """The first synonym: what fits on a label."""
         return self.names[index].split(",")[0].strip()
 
-    def find(self, query: str | int) -> int:
+    def find(self, query: str | SupportsIndex) -> int:
         """Index of a class by index, full name, synset or one of its synonyms; a name two classes share is refused."""
         if not isinstance(query, str):
             return self._index(query)
@@ -47,11 +48,8 @@ class Classes:
             return self._only(query, hits)
         raise unknown("class", query, [part for parts in synonyms for part in parts])
 
-    def _index(self, index: int) -> int:
-        try:
-            index = operator.index(index)  # numpy's and torch's integers too
-        except TypeError:
-            raise UsageError(f"a class is named by its index or its name, not by {index!r}") from None
+    def _index(self, number: SupportsIndex) -> int:
+        index = operator.index(number)  # numpy's and torch's integers too
         if not 0 <= index < len(self):
             raise UsageError(f"class index {index} is out of range: the model has {len(self)} classes")
         return index
@@ -77,18 +75,13 @@ def imagenet(subset: str = "imagenet-1k") -> Classes:
     return Classes(tuple(info.label_descriptions()), tuple(info.label_names()))
 
 
-def as_classes(classes: Classes | Iterable[str] | str | Path | None) -> Classes | None:
+def as_classes(classes: Classes | Iterable[object] | str | Path | None) -> Classes | None:
     """What a user gives for ``classes``: names in the order of the outputs, a file of them, or "imagenet"."""
     if classes is None or isinstance(classes, Classes):
         return classes
     if isinstance(classes, (str, Path)):
         return read_classes(classes)
-    given = (
-        [str(name) for name in classes]
-        if isinstance(classes, Iterable) and not isinstance(classes, Mapping)
-        else classes
-    )
-    names = _listed(given)
+    names = _listed(classes if isinstance(classes, Mapping) else [str(name) for name in classes])
     if names is None:
         raise UsageError("classes are the names in the order of the outputs, none of them empty, or a file of them")
     return Classes(names)
@@ -111,9 +104,8 @@ def read_classes(path: str | Path) -> Classes:
     while names and not names[-1]:
         names.pop()
     if not names or "" in names:
-        raise UsageError(
-            f"class names {path}: " + (f"line {names.index('') + 1}" if names else "the file") + " is empty"
-        )
+        what = f"line {names.index('') + 1}" if names else "the file"
+        raise UsageError(f"class names {path}: {what} is empty")
     return Classes(tuple(names))
 
 
@@ -129,7 +121,7 @@ def _from_json(path: Path, text: str) -> tuple[str, ...]:
 
 
 def _listed(found: object) -> tuple[str, ...] | None:
-    """The names in a list of them, in names by index, or in the indices by name that torchvision's ImageFolder makes."""
+    """The names in a list of them, in names by index, or in indices by name, torchvision's class_to_idx."""
     if isinstance(found, Mapping):
         inverted = all(isinstance(value, int) for value in found.values())
         by_index = {str(value if inverted else key): key if inverted else value for key, value in found.items()}

@@ -101,9 +101,10 @@ class Classifier(nn.Module):
 
 def probabilities(logits: Logits) -> Logits:
     """Softmax in float32 or better; outputs that already are probabilities (a network that ends in softmax) stay."""
+    tolerance = max(1e-3, 2 * torch.finfo(logits.dtype).eps)
     logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
     # One by one, so that an image's probabilities do not depend on what else is in the batch.
-    settled = (logits >= 0).all(1) & ((logits.sum(1) - 1).abs() < 1e-2)
+    settled = (logits >= 0).all(1) & ((logits.sum(1) - 1).abs() < tolerance)
     return torch.where(settled[:, None], logits, logits.softmax(1))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from http.client import HTTPException
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from safetensors import SafetensorError
@@ -21,16 +22,15 @@ UNREADABLE = (OSError, EOFError, pickle.UnpicklingError, SafetensorError)  # fil
 
 def silence(url: str) -> str:
     """Why no connection to a server comes about; "" where there is one, whatever it answers."""
-    host = url.split("/")[2]
     try:
         urlopen(Request(url, method="HEAD"), timeout=PATIENCE).close()
-    except HTTPError:
         return ""
-    except URLError as error:
-        return "" if isinstance(error.reason, ssl.SSLError) else f"{host} does not answer: {one_line(error.reason)}"
+    except (HTTPError, ValueError):  # it answers; or the address is odd, which is for its library to say
+        return ""
     except (OSError, HTTPException) as error:
-        return f"{host} does not answer: {one_line(error)}"
-    return ""
+        reason = error.reason if isinstance(error, URLError) else error
+        # A library may bring certificates that Python lacks.
+        return "" if isinstance(reason, ssl.SSLError) else f"{urlsplit(url).netloc} does not answer: {one_line(reason)}"
 
 
 @contextmanager
@@ -51,15 +51,20 @@ def hub_cache() -> Iterator[None]:
 
 @contextmanager
 def fetching(what: str, remedy: str) -> Iterator[None]:
-    """Trained weights that cannot be fetched, read or fitted: one line with the remedies."""
+    """What cannot be fetched, read or fitted to its network: one line with the remedies."""
     try:
         with redirect_stdout(sys.stderr):  # torch.hub says there that it downloads; stdout is for results
             yield
     except (*UNREADABLE, RuntimeError) as error:
         raise ModelError(
-            f"the trained weights of {what} could not be loaded ({one_line(error)}). Connect to the internet, or {remedy}, "
-            f"or pass a checkpoint of your own with --weights FILE, or write {what}@random to look at the untrained network"
+            f"the trained weights of {what} could not be loaded ({one_line(error)}). "
+            f"Connect to the internet, or {remedy}"
         ) from None
+
+
+def without_them(what: str) -> str:
+    """What can be done about a model that has no trained weights here."""
+    return f"pass your own with --weights FILE, or write {what}@random to look at the untrained network"
 
 
 def one_line(error: object) -> str:

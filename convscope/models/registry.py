@@ -27,7 +27,7 @@ TRAINED, RANDOM = "trained", "random"
 
 @dataclass(frozen=True)
 class Request:
-    """What a source is asked for. ``weights``: "trained", "random", or the name of a weights entry. ``size``: the canvas."""
+    """What a source is asked for. ``weights``: "trained", "random", or an entry's name. ``size``: the canvas wanted."""
 
     name: str
     weights: str = TRAINED

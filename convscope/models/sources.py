@@ -23,9 +23,9 @@ from torch import nn
 
 from convscope.errors import ConvscopeError, ModelError, UsageError, unknown
 from convscope.images.frame import Framing, canvas_of
-from convscope.models.checkpoint import load_state
-from convscope.models.classes import Classes, imagenet
-from convscope.models.fetch import UNREADABLE, fetching, hub_cache, one_line, silence
+from convscope.models.checkpoint import load_state, read_state
+from convscope.models.classes import Classes, as_classes, imagenet
+from convscope.models.fetch import UNREADABLE, fetching, hub_cache, one_line, silence, without_them
 from convscope.models.registry import RANDOM, TRAINED, Found, Request, resized, source
 from convscope.models.run import read_run
 from convscope.models.zoo import ARCHITECTURES
@@ -37,13 +37,11 @@ def from_zoo(request: Request) -> Found:
     if request.name not in ARCHITECTURES:
         raise unknown("architecture", request.name, ARCHITECTURES)
     entry = ARCHITECTURES[request.name]
+    what = f"convscope:{request.name}"
     if request.weights == TRAINED and entry.pretrained is None:
-        raise ModelError(
-            f"convscope:{request.name} comes without trained weights: pass --weights FILE, train it, or write "
-            f"convscope:{request.name}@random to look at the untrained network"
-        )
+        raise ModelError(f"{what} comes without trained weights: train it, {without_them(what)}")
     if request.weights not in (TRAINED, RANDOM):
-        raise unknown(f"weights of convscope:{request.name}", request.weights, [RANDOM])
+        raise unknown(f"weights of {what}", request.weights, [RANDOM])
     framing = Framing(canvas_of(entry.size), None, entry.interpolation)
     if entry.crop is not None:
         framing = replace(framing, short=math.floor(min(canvas_of(entry.size)) / entry.crop))
@@ -53,10 +51,10 @@ def from_zoo(request: Request) -> Found:
         framing = resized(framing, options["size"])
     names = imagenet() if entry.class_names == "imagenet" else None
     if names is not None:
-        _keep_head(request, f"convscope:{request.name}", len(names))
+        _keep_head(request, what, len(names))
     network = replace(request, options=options).build(entry.build)
     if request.weights == TRAINED and entry.pretrained is not None:
-        load_state(network, entry.pretrained(), f"of convscope:{request.name}")
+        load_state(network, entry.pretrained(), f"of {what}")
     classes = names if names is not None and options.get("num_classes", len(names)) == len(names) else None
     return Found(network, classes, entry.mean, entry.std, framing, entry.channels)
 
@@ -66,8 +64,7 @@ def _keep_head(request: Request, what: str, classes: int | None) -> None:
     wanted = request.options.get("num_classes", classes)
     if request.weights != RANDOM and classes is not None and wanted != classes:
         raise UsageError(
-            f"{what} has trained weights for {classes} classes, not {wanted}: pass --weights FILE, or write {what}@random "
-            "to look at the untrained network"
+            f"{what} has trained weights for {classes} classes, not for num_classes={wanted}: {without_them(what)}"
         )
 
 
@@ -90,16 +87,18 @@ def from_torchvision(request: Request) -> Found:
         raise unknown(f"weights of {what}", request.weights, [*enum.__members__, RANDOM])
     count = len(entry.meta["categories"])
     _keep_head(request, what, count)
-    trained = request.weights != RANDOM
-    if trained:
+    builder = models.get_model_builder(request.name)
+    if request.weights == RANDOM:
+        network = _built(request, builder, weights=None, **_as_trained(request))
+    else:
         file = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
-        with fetching(what, f"put {file.name} into {file.parent}"):
-            if not file.exists() and (reason := silence(entry.url)):
-                raise ConnectionError(reason)
-            # torchvision would read any pickle; this fetches the file and refuses one that holds more than tensors.
-            entry.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
-    builder = partial(models.get_model_builder(request.name), weights=entry if trained else None)
-    network = _built(request, builder, **_as_trained(request))
+        with fetching(what, f"put {file.name} into {file.parent}, or {without_them(what)}"):
+            if not file.exists():
+                if reason := silence(entry.url):
+                    raise ConnectionError(reason)
+                entry.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
+            read_state(file)  # torchvision will read it too, but it would run what is in a pickle
+            network = _built(request, builder, weights=entry, **_as_trained(request))
     preset = entry.transforms()
     framing = Framing(tuple(preset.crop_size * 2)[:2], preset.resize_size[0], preset.interpolation.value)
     classes = imagenet() if request.options.get("num_classes", count) == len(imagenet()) else None
@@ -128,12 +127,10 @@ def from_timm(request: Request) -> Found:
     if tag and request.name not in tagged:
         raise unknown("timm weights", request.name, tagged)
     if request.weights == TRAINED and not timm.models.is_model_pretrained(name):
-        raise ModelError(
-            f"timm:{name} comes without trained weights: pass --weights FILE, or write timm:{name}@random to look at the "
-            "untrained network"
-        )
+        raise ModelError(f"timm:{name} comes without trained weights: {without_them(f'timm:{name}')}")
     config = timm.get_pretrained_cfg(request.name)
-    return _timm(request, f"timm:{request.name}", request.name, config.hf_hub_id, config.num_classes)
+    place, classes = (config.hf_hub_id, config.num_classes) if config is not None else (None, None)
+    return _timm(request, f"timm:{request.name}", request.name, place, classes)
 
 
 @source("hf-hub")
@@ -156,11 +153,9 @@ def from_hub(request: Request) -> Found:
 
 
 def _to_cache(place: str | None) -> str:
-    return (
-        f"copy {place} into the cache (`hf download {place}` fills it)"
-        if place
-        else "put its file into torch.hub's folder"
-    )
+    if place is None:
+        return "put its file into torch.hub's folder"
+    return f"copy {place} into the cache of Hugging Face (`hf download {place}` fills it)"
 
 
 def _timm(request: Request, what: str, name: str, place: str | None, trained_classes: int | None) -> Found:
@@ -169,7 +164,8 @@ def _timm(request: Request, what: str, name: str, place: str | None, trained_cla
     trained = request.weights != RANDOM
     _keep_head(request, what, trained_classes)
     fetched = trained or name.startswith("hf-hub:")  # whose architecture is on the hub too
-    with fetching(what, _to_cache(place)) if fetched else nullcontext(), hub_cache() if fetched else nullcontext():
+    on_hub = hub_cache() if fetched and place else nullcontext()
+    with fetching(what, f"{_to_cache(place)}, or {without_them(what)}") if fetched else nullcontext(), on_hub:
         network = _built(request, partial(timm.create_model, name), pretrained=trained)
     config = timm.data.resolve_model_data_config(network)
     mean, std, channels = config["mean"], config["std"], request.options.get("in_chans", config["input_size"][0])
@@ -181,10 +177,8 @@ def _timm(request: Request, what: str, name: str, place: str | None, trained_cla
 def timm_framing(config: Mapping[str, Any]) -> Framing:
     """How timm brings a photo to a network, by its data config."""
     size = tuple(config["input_size"][1:])
-    if config["crop_mode"] not in ("center", "squash"):
-        raise ModelError(
-            f"photos for this model are framed as timm's {config['crop_mode']!r} does: this is not supported"
-        )
+    if config["crop_mode"] not in ("center", "squash") or config["crop_pct"] > 1:
+        raise ModelError("timm puts a border round photos for this model, which is not supported")
     squash = config["crop_mode"] == "squash"
     return Framing(size, math.floor(min(size) / config["crop_pct"]), config["interpolation"], squash)
 
@@ -193,10 +187,12 @@ def _timm_classes(network: Any) -> Classes | None:
     """The names that the model's author gave, or those of the subset of ImageNet that has so many classes."""
     from timm.data import infer_imagenet_subset
 
-    names = network.pretrained_cfg.get("label_names")
-    if names and len(names) == network.num_classes:
-        described = network.pretrained_cfg.get("label_descriptions") or {}
-        return Classes(tuple(described.get(name, name) for name in names), tuple(names) if described else ())
+    labels = as_classes(network.pretrained_cfg.get("label_names") or None)
+    if labels is not None and len(labels) == network.num_classes:
+        described = network.pretrained_cfg.get("label_descriptions")
+        if not isinstance(described, Mapping):
+            return labels
+        return Classes(tuple(described.get(label, label) for label in labels.names), labels.names)
     subset = infer_imagenet_subset(network)
     return imagenet(subset) if subset else None
 
@@ -259,7 +255,7 @@ def _made(request: Request, module: ModuleType, factory: str) -> Found:
             f"model {request.name}@{request.weights}: Python code has no weights by name, pass --weights FILE"
         )
     if not hasattr(module, factory):
-        raise unknown(f"name in {module.__name__}", factory, _factories(module))
+        raise unknown(f"name in {request.name.rpartition(':')[0]}", factory, _factories(module))
     made = getattr(module, factory)
     if isinstance(made, nn.Module) and request.options:
         raise UsageError(f"model {request.name} is a ready module: it takes no options ({', '.join(request.options)})")

@@ -58,7 +58,7 @@ class Report:
         """Draw a photo's section."""
         self._parts.write(self._templates.get_template("photo.html").render(page=page).encode("utf-8", "replace"))
         self._ends.append(self._parts.tell())
-        methods = [first.method for first, _ in page.methods]
+        methods = [group.first.method for group in page.methods]
         self.entries.append(Entry(page.anchor, page.name, page.top, methods))
         self.troubles += page.troubles
 

@@ -33,6 +33,7 @@ class Figure:
     @classmethod
     def of(cls, found: Explanation, row: int, map: Image.Image, overlay: Image.Image) -> Figure:
         """A row of an explanation, and its two pictures."""
+        found, row = found[row], 0
         return cls(
             method=found.method,
             summary=summary(METHODS[found.method]).replace("``", "") if found.method in METHODS else "",
@@ -48,16 +49,33 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Group:
+    """The figures of one method."""
+
+    figures: Sequence[Figure]
+
+    @property
+    def first(self) -> Figure:
+        """What stands for all of them where they are alike: method, layer, settings."""
+        return self.figures[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """The notes of all figures alike."""
+        return [note for note in self.first.notes if all(note in figure.notes for figure in self.figures)]
+
+
+@dataclass(frozen=True)
 class Sheet:
     """The feature maps of a layer."""
 
     layer: str
-    caption: str
+    remark: str
     picture: Embedded
 
     @classmethod
-    def of(cls, layer: str, caption: str, picture: Image.Image) -> Sheet:
-        return cls(layer, caption, embed_sheet(picture))
+    def of(cls, layer: str, remark: str, picture: Image.Image) -> Sheet:
+        return cls(layer, remark, embed_sheet(picture))
 
 
 @dataclass(frozen=True)
@@ -95,10 +113,9 @@ class PhotoPage:
         return f"photo-{self.index}"
 
     @property
-    def methods(self) -> list[tuple[Figure, list[Figure]]]:
-        """The figures method by method, each with the first as what is common to them."""
-        groups = [list(group) for _, group in groupby(self.figures, key=lambda figure: figure.method)]
-        return [(group[0], group) for group in groups]
+    def methods(self) -> list[Group]:
+        """The figures method by method."""
+        return [Group(list(group)) for _, group in groupby(self.figures, key=lambda figure: figure.method)]
 
 
 def _percent(placement: Placement) -> tuple[float, float, float, float] | None:
