@@ -16,7 +16,7 @@ BUDGETS = (256, 512, 1024)
 # Two chunks of the most variants that go into one (16) are enough to see the peak; layers with few maps keep it short.
 SCORED = {"vgg16": "features.4", "efficientnet_lite0": "blocks.2"}
 METHODS = ("occlusion", "rise", "score-cam", "ablation")
-SETTINGS = {"occlusion": {"stride": 40}, "rise": {"masks": 36}}
+SETTINGS = {"occlusion": {"stride": 32}, "rise": {"masks": 48}}
 
 
 def growth(name: str, method: str, budget: float) -> float:

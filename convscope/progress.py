@@ -79,6 +79,7 @@ class ConsoleProgress:
         self.patience = patience
         self.every = every
         self._jobs: list[_Job] = []
+        self._bars: Any = None
 
     def begin(self, label: str, total: int) -> None:
         job = _TerminalJob if self.stream.isatty() else _PlainJob
@@ -89,6 +90,21 @@ class ConsoleProgress:
 
     def end(self) -> None:
         self._jobs.pop().end()
+        if not self._jobs and self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def open_bars(self) -> None:
+        """A bar for each job there is: a terminal shows nested jobs together, the outermost first."""
+        if self._bars is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bars = Progress(*columns, console=Console(file=self.stream), transient=True)
+            self._bars.start()
+        for job in self._jobs:
+            job.open(self._bars)
 
 
 class _Job:
@@ -103,6 +119,9 @@ class _Job:
 
     def show(self, seconds: float) -> None:
         raise NotImplementedError
+
+    def open(self, bars: Any) -> None:
+        """Join the bars of a terminal; plain lines have none."""
 
     def end(self) -> None:
         raise NotImplementedError
@@ -128,23 +147,19 @@ class _PlainJob(_Job):
 class _TerminalJob(_Job):
     def __init__(self, console: ConsoleProgress, label: str, total: int) -> None:
         super().__init__(console, label, total)
-        self.bar: Any = None
+        self.bars: Any = None
 
     def show(self, seconds: float) -> None:
-        if self.bar is None and seconds >= self.console.patience:
-            self._open()
-        if self.bar is not None:
-            self.bar.update(self.task, completed=self.done)
+        if self.bars is None and seconds >= self.console.patience:
+            self.console.open_bars()
+        if self.bars is not None:
+            self.bars.update(self.task, completed=self.done)
 
-    def _open(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=Console(file=self.console.stream), transient=True)
-        self.task = self.bar.add_task(self.label, total=self.total)
-        self.bar.start()
+    def open(self, bars: Any) -> None:
+        if self.bars is None:
+            self.bars = bars
+            self.task = bars.add_task(self.label, total=self.total, completed=self.done)
 
     def end(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        if self.bars is not None:
+            self.bars.remove_task(self.task)

@@ -43,7 +43,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Prediction(Sequence["Prediction"]):
+class Prediction(Sequence[Any]):
     """Probabilities of one or several photos, "b classes". Indexing gives one photo's."""
 
     probabilities: Logits

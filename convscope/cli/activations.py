@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,11 +17,6 @@ from convscope.errors import UsageError
 if TYPE_CHECKING:
     from convscope.images.read import Photo
     from convscope.methods.explanation import Explanation
-
-
-class Scale(StrEnum):
-    stretch = "stretch"
-    sigmoid = "sigmoid"
 
 
 def activations(
@@ -41,9 +35,10 @@ def activations(
     each_size: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Longest side of maps saved alone, resized bilinearly.")
     ] = None,
-    each_scale: Annotated[
-        Scale, typer.Option(help="Grey of maps saved alone: each stretched to its own range, or through a sigmoid.")
-    ] = Scale.stretch,
+    squash: Annotated[
+        bool,
+        typer.Option("--squash", help="Draw values through a sigmoid instead of stretching each map to its range."),
+    ] = False,
     background: Background = "white",
     json: Json = False,
 ) -> None:
@@ -69,9 +64,9 @@ def activations(
                 found = scope.activations(photo, layer)
                 found = select(found, within(wanted, found.raw.shape[1], layer))
                 name = slug(layer)
-                _save(found, folder, name, columns)
+                _save(found, folder, name, columns, squash)
                 if each:
-                    _save_each(found, folder / name, each_size, each_scale)
+                    found.save_each(folder / name, size=each_size, squash=squash)
                 told.append({"layer": layer, "shape": list(found.raw.shape[1:]), "sheet": f"{folder.name}/{name}.png"})
             return {"index": index, "photo": str(photo.path), "class": best.name, "folder": folder.name, "layers": told}
 
@@ -112,17 +107,7 @@ def within(ranges: Sequence[tuple[int, int]] | None, count: int, layer: str) -> 
     return list(dict.fromkeys(found))
 
 
-def _save(found: Explanation, folder: Path, name: str, columns: int) -> None:
+def _save(found: Explanation, folder: Path, name: str, columns: int, squash: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    found.sheet(columns=columns).save(folder / f"{name}.png")
+    found.sheet(columns=columns, squash=squash).save(folder / f"{name}.png")
     found.merged().save(folder / f"{name}-merged.png")
-
-
-def _save_each(found: Explanation, folder: Path, size: int | None, scale: Scale) -> None:
-    from convscope.images import colour
-    from convscope.images.sheet import save_each
-
-    maps = found.raw[0].nan_to_num()
-    shown = colour.squash(maps) if scale is Scale.sigmoid else colour.stretch(maps)
-    tiles = [colour.grey(map, limit=1) for map in shown]
-    save_each(tiles, [f"unit-{unit:04d}" for unit in found.units], folder, size=size)

@@ -14,6 +14,7 @@ from convscope.errors import ConvscopeError, UsageError, unknown
 
 if TYPE_CHECKING:
     from convscope.cli.photos import Batch
+    from convscope.report import About, Trouble
     from convscope.scope import Scope
 
 STAGES = "@stages"
@@ -56,7 +57,7 @@ def explain(
     json: Json = False,
 ) -> None:
     """Explain photos: what in them speaks for a class, by several methods, in one HTML report."""
-    from convscope.cli.files import others, staged
+    from convscope.cli.files import left_over, staged
     from convscope.cli.findings import Plan, photo_findings
     from convscope.cli.photos import Batch
     from convscope.progress import ConsoleProgress, reporting
@@ -73,20 +74,11 @@ def explain(
         if not found:
             raise typer.Exit(batch.tell())
         size = report.write(draft / "report.html", _troubles(batch))
-        summary = {
-            "model": chosen.model,
-            "command": context.obj.command,
-            "versions": report.about.versions,
-            "device": report.about.device,
-            "photos": found,
-            "failed": [vars(failure) for failure in batch.failures],
-        }
+        summary = _summary(report.about, found, batch)
         (draft / "summary.json").write_text(as_json(summary) + "\n", "utf-8", "backslashreplace")
         own = {file.relative_to(draft) for file in draft.rglob("*") if file.is_file()}
-    if old := others(out, own):
-        note(
-            f"{out} also holds {counted(len(old), 'file')} that are not of this run, such as {old[0].relative_to(out)}"
-        )
+    if old := left_over(out, own):
+        note(f"{out} also holds {counted(len(old), 'result')} of earlier runs, such as {old[0]}")
     if json:
         emit({**summary, "report": out / "report.html"})
     else:
@@ -142,7 +134,7 @@ def shown_layers(scope: Scope, patterns: str) -> list[str]:
         raise
 
 
-def _about(context: typer.Context, scope: Scope) -> Any:
+def _about(context: typer.Context, scope: Scope) -> About:
     from convscope.cli.app import versions
     from convscope.report import About
 
@@ -156,6 +148,19 @@ def _about(context: typer.Context, scope: Scope) -> Any:
     )
 
 
+def _summary(about: About, found: list[dict[str, Any]], batch: Batch) -> dict[str, Any]:
+    """What ``summary.json`` and ``--json`` say."""
+    return {
+        "model": about.model,
+        "command": about.command,
+        "device": about.device,
+        "date": about.date.isoformat(timespec="seconds"),
+        "versions": about.versions,
+        "photos": found,
+        "failed": [vars(failure) for failure in batch.failures],
+    }
+
+
 def device_in_words(device: Any) -> str:
     import torch
 
@@ -164,7 +169,7 @@ def device_in_words(device: Any) -> str:
     return f"CPU, {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else str(device)
 
 
-def _troubles(batch: Batch) -> list[Any]:
+def _troubles(batch: Batch) -> list[Trouble]:
     """Photos that failed as a whole; what failed on a photo, its own section says."""
     from convscope.report import Trouble
 

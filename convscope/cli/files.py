@@ -18,12 +18,13 @@ LAST = ("report.html", "summary.json")  # what speaks of the other files comes a
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
     """A folder to write into. At the end each file takes its place in ``out``, over one of the same name."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a folder")
-    made = _missing(out)
+    made: list[Path] = []
     draft: Path | None = None
     try:
         with _writing(out):
+            if out.exists() and not out.is_dir():
+                raise UsageError(f"--out {out} is a file; name a folder")
+            made = _missing(out)
             out.mkdir(parents=True, exist_ok=True)
             # Inside of the folder, so that it is the same file system and no more rights are needed.
             draft = Path(tempfile.mkdtemp(prefix=".convscope-", dir=out))
@@ -41,12 +42,13 @@ def staged(out: Path) -> Iterator[Path]:
 @contextmanager
 def placed(out: Path) -> Iterator[Path]:
     """A file to write, which takes the place of ``out`` at the end."""
-    if out.is_dir():
-        raise UsageError(f"--out {out} is a folder; name a file")
-    made = _missing(out.parent)
+    made: list[Path] = []
     draft: Path | None = None
     try:
         with _writing(out):
+            if out.is_dir():
+                raise UsageError(f"--out {out} is a folder; name a file")
+            made = _missing(out.parent)
             out.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=".convscope-", suffix=out.suffix, dir=out.parent)
             os.close(handle)
@@ -62,9 +64,11 @@ def placed(out: Path) -> Iterator[Path]:
                 _remove_if_empty(folder)
 
 
-def others(out: Path, own: set[Path]) -> list[Path]:
-    """Files in ``out`` that are not of this run."""
-    return [file for file in sorted(out.rglob("*")) if file.is_file() and file.relative_to(out) not in own]
+def left_over(out: Path, own: set[Path]) -> list[Path]:
+    """What earlier runs left in ``out``: folders ``index-class``, or parts of them, that hold no file of this run."""
+    used = {parent for file in own for parent in (file, *file.parents)}
+    found = (place.relative_to(out) for pattern in ("", "/*") for place in out.glob(f"[0-9][0-9][0-9]*-*{pattern}"))
+    return sorted(place for place in found if place not in used and (place.parent in used or not place.parent.name))
 
 
 def _put_in_place(draft: Path, out: Path) -> None:
@@ -85,11 +89,21 @@ def _writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, BrokenPipeError) or not _concerns(out, error.filename):
+            raise
         raise ConvscopeError(f"cannot write {out}: {error.strerror or error}") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":  # its name for a full disk
             raise
         raise ConvscopeError(f"cannot write {out}: {error}") from error
+
+
+def _concerns(out: Path, name: object) -> bool:
+    """Whether a file that could not be written is of ``out``, on the way to it or a draft beside it."""
+    if not isinstance(name, (str, Path)):
+        return name is None  # a full disk names no file
+    place, goal = Path(name).absolute(), out.absolute()
+    return place.is_relative_to(goal.parent) or goal.is_relative_to(place)
 
 
 def _missing(folder: Path) -> list[Path]:

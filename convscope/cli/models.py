@@ -37,7 +37,7 @@ def _about(entry: Any) -> dict[str, Any]:
         "input": f"{entry.channels}x{height}x{width}",
         "parameters": parameters,
         "trained": entry.pretrained is not None,
-        "summary": entry.summary,
+        "summary": entry.summary.replace("``", ""),
     }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from convscope.cli.output import note
+from convscope.cli.output import note, results_only
 from convscope.cli.values import assignment, canvas, device_named, numbers
 
 if TYPE_CHECKING:
@@ -84,7 +84,10 @@ class ModelChoice:
 
 
 def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with each parameter that is a dataclass of options replaced by its fields, as typer wants them."""
+    """The command with each parameter that is a dataclass of options replaced by its fields, as typer wants them.
+
+    What it prints by other ways than ``say`` and ``emit`` goes to stderr.
+    """
     groups: dict[str, type[Any]] = {}
     parameters = []
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
@@ -105,7 +108,8 @@ def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
     def called(**given: Any) -> Any:
         for name, group in groups.items():
             given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
-        return command(**given)
+        with results_only():
+            return command(**given)
 
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

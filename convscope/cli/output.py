@@ -5,14 +5,33 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+_stdout: TextIO | None = None
+
+
+@contextmanager
+def results_only() -> Iterator[None]:
+    """Keep stdout for results: what anything else prints inside, such as a user's module, goes to stderr."""
+    global _stdout
+    before, _stdout = _stdout, sys.stdout
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _stdout = before
+
+
+def stdout() -> TextIO:
+    return _stdout or sys.stdout
 
 
 def say(text: str = "") -> None:
     """A line of the result."""
-    print(text, flush=True)
+    print(text, file=stdout(), flush=True)
 
 
 def note(text: str) -> None:
@@ -22,7 +41,7 @@ def note(text: str) -> None:
 
 def emit(value: Any) -> None:
     """The result as JSON, alone on stdout."""
-    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
+    encoding = (getattr(stdout(), "encoding", None) or "utf-8").lower().replace("-", "")
     say(as_json(value, ascii_only=encoding != "utf8"))
 
 
@@ -50,7 +69,7 @@ def table(
     """
     if not rows:
         return
-    if sys.stdout is not None and sys.stdout.isatty():
+    if stdout() is not None and stdout().isatty():
         _drawn(head, rows, right, group)
         return
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
@@ -76,7 +95,7 @@ def _drawn(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection
         if group and before is not None and not same:
             drawn.add_section()
         drawn.add_row(*(Text("" if same and i == 0 else cell) for i, cell in enumerate(row)))
-    Console(file=sys.stdout).print(drawn)
+    Console(file=stdout()).print(drawn)
 
 
 def bytes_in_words(count: int) -> str:

@@ -43,15 +43,14 @@ class Batch:
 
         found = list(self._found())
         self.total = len(found)
-        for index, item in enumerate(track(found, "photos") if self.total > 1 else found):
+        for index, (name, place) in enumerate(track(found, "photos") if self.total > 1 else found):
             try:
-                if isinstance(item, ConvscopeError):
-                    raise item
-                done = self._worked(work, index, read_photo(item, background=self.scope.background))
+                if isinstance(place, ConvscopeError):
+                    raise place
+                done = self._worked(work, index, read_photo(place, background=self.scope.background))
             except ConvscopeError as error:
                 if self.total == 1 or isinstance(error, (Cancelled, _Everywhere)):
                     raise
-                name = str(self._name(item, index))
                 self.failures.append(Failure(name, str(error)))
                 continue
             yield done
@@ -66,27 +65,28 @@ class Batch:
                 raise _Everywhere(str(error)) from None
             raise
 
-    def _found(self) -> Iterator[Path | ConvscopeError]:
+    def _found(self) -> Iterator[tuple[str, Path | ConvscopeError]]:
+        """The photos by name, each once; for a name that means none, why."""
         from convscope.images.read import find_photos
 
-        seen = set()
+        seen: set[Path] = set()
         for source in self.sources:
             try:
                 photos = find_photos([source])
             except ConvscopeError as error:
-                yield error
+                yield source, error
                 continue
-            yield from (photo for photo in photos if photo not in seen)
+            yield from ((str(photo), photo) for photo in photos if photo not in seen)
             seen.update(photos)
-
-    def _name(self, item: Path | ConvscopeError, index: int) -> str:
-        return str(item) if isinstance(item, Path) else f"photo {index + 1}"
 
     def tell(self) -> int:
         """Say what failed and why; the exit code."""
+        from convscope.images.read import printable
+
         for failure in self.failures:
-            where = f"{failure.method} on {failure.photo}: " if failure.method else ""
-            note(f"{where}{failure.reason}")
+            name = printable(failure.photo)
+            where = f"{name}: " if name not in failure.reason else ""
+            note(where + (f"{failure.method}: " if failure.method else "") + failure.reason)
         lost = {failure.photo for failure in self.failures if failure.method is None}
         if lost:
             note(f"{len(lost)} of {counted(self.total, 'photo')} failed")

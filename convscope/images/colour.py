@@ -167,7 +167,7 @@ def _coloured(share: np.ndarray, cmap: str) -> Picture:
 
 
 @lru_cache(maxsize=16)
-def _table(cmap: str) -> Picture:
+def _table(cmap: str) -> np.ndarray:
     import matplotlib  # only here: it costs more to import than to use
 
     if cmap not in matplotlib.colormaps:

@@ -18,9 +18,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.autograd.function import BackwardCFunction
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from convscope.errors import RuleError, UsageError
+from convscope.instrument.calls import CallWatch
 
 Rule = Literal["gradient", "deconvnet", "guided"]
 Norm = Literal["backward", "pass"]
@@ -32,7 +34,7 @@ class relu_rule(TorchFunctionMode):
 
     ``contrast_norm="pass"`` lets local response normalisation pass the signal down unchanged, as the known deconvnet
     implementations do, instead of back-propagating it. Enter it before ``record``, so that recorded function calls are
-    those of the network.
+    those of the network. Rules do not nest.
     """
 
     def __init__(self, rule: Rule, *, contrast_norm: Norm = "backward") -> None:
@@ -44,17 +46,25 @@ class relu_rule(TorchFunctionMode):
         self.rule = rule
         self.contrast_norm = contrast_norm
 
+    def __enter__(self) -> relu_rule:
+        if any(isinstance(mode, (relu_rule, CallWatch)) for mode in _get_current_function_mode_stack()):
+            raise UsageError(
+                "enter relu_rule before record, and only one at a time: inside, it would not see every call"
+            )
+        super().__enter__()
+        return self
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _RECTIFIERS and self.rule != "gradient":
+        if func in _RECTIFIERS and self.rule != "gradient" and "out" not in kwargs:
             call = _RECTIFIERS[func](*args, **kwargs)
             if call is not None and call[0].requires_grad:
                 x, top, in_place = call
-                return _Rectify.apply(x, top, in_place, self.rule == "guided")
+                return _Rectify.apply(x, top, in_place, self.rule == "guided", func in _KEPT)
         if func is F.local_response_norm and self.contrast_norm == "pass":
-            return _PassDown.apply(args[0], func(*args, **kwargs))
+            return _PassDown.apply(kwargs["input"] if "input" in kwargs else args[0], func(*args, **kwargs))
         return func(*args, **kwargs)
 
     def verify(self, *outputs: Tensor) -> tuple[str, ...]:
@@ -69,35 +79,33 @@ class relu_rule(TorchFunctionMode):
                 f"the {self.rule} rule did not reach every rectifier: {found} came from scripted, traced or compiled "
                 "code, or from a form of ReLU that is not known. Use the plain, uncompiled module"
             )
-        smooth = Counter(_SMOOTH[node.name()] for node in nodes if node.name() in _SMOOTH)
-        return tuple(f"{name} kept its own derivative ({count} times)" for name, count in smooth.items())
+        own = Counter(name for name in map(_own_derivative, nodes) if name)
+        return tuple(f"{name} kept its own derivative ({count} times)" for name, count in own.items())
 
 
 class _Rectify(torch.autograd.Function):
     """min(max(x, 0), top), whose backward pass lets only positive signals down; ``guided``: also only where x > 0."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, top: float, in_place: bool, guided: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, top: float, in_place: bool, guided: bool, kept: bool) -> Tensor:
         ctx.top = top
+        # PyTorch itself keeps the output of a plain ReLU, so the network does not write into it; of other forms it may.
+        inside = None if kept or not guided else (x > 0) & (x < top)
         if in_place:
             y = x.clamp_(0, top) if top != math.inf else x.relu_()
             ctx.mark_dirty(x)
         else:
             y = x.clamp(0, top) if top != math.inf else x.relu()
-        # The output tells where the input was inside (0, top), and the next layer keeps it anyway.
-        ctx.save_for_backward(*[y] if guided else [])
+        ctx.save_for_backward(y if guided and kept else inside)
         return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         g = g.relu()
-        if ctx.saved_tensors:
-            (y,) = ctx.saved_tensors
-            if ctx.top == math.inf:
-                g = torch.ops.aten.threshold_backward(g, y, 0)
-            else:
-                g = torch.ops.aten.hardtanh_backward(g, y, 0, ctx.top)
-        return g, None, None, None
+        (kept,) = ctx.saved_tensors
+        if kept is not None:
+            g = g * kept if kept.dtype == torch.bool else torch.ops.aten.threshold_backward(g, kept, 0)
+        return g, None, None, None, None
 
 
 class _PassDown(torch.autograd.Function):
@@ -128,6 +136,12 @@ def _relu6(input: Tensor, inplace: bool = False) -> _Call:
     return input, 6.0, inplace
 
 
+def _is_zero(bound: Any) -> bool:
+    if isinstance(bound, Tensor):
+        return not bound.requires_grad and not bool(bound.any())
+    return bound is not None and bound == 0
+
+
 def _hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> _Call:
     return (input, float(max_val), inplace) if min_val == 0 and max_val > 0 else None
 
@@ -145,7 +159,7 @@ def _threshold_(input: Tensor, threshold: float, value: float) -> _Call:
 
 
 def _clamp(input: Tensor, min: Any = None, max: Any = None) -> _Call:
-    if isinstance(min, Tensor) or isinstance(max, Tensor) or min is None or min != 0 or (max is not None and max <= 0):
+    if not _is_zero(min) or isinstance(max, Tensor) or (max is not None and max <= 0):
         return None
     return input, math.inf if max is None else float(max), False
 
@@ -157,8 +171,9 @@ def _clamp_(input: Tensor, min: Any = None, max: Any = None) -> _Call:
 
 def _maximum(input: Tensor, other: Tensor) -> _Call:
     for x, bound in ((input, other), (other, input)):
-        if isinstance(bound, Tensor) and not bound.requires_grad and x.requires_grad and not bool(bound.any()):
-            return x, math.inf, False
+        if isinstance(bound, Tensor) and x.requires_grad and _is_zero(bound):
+            shape = torch.broadcast_shapes(x.shape, bound.shape)
+            return x.to(torch.result_type(x, bound)).expand(shape), math.inf, False
     return None
 
 
@@ -195,6 +210,8 @@ _RECTIFIERS: dict[Callable[..., Any], Callable[..., _Call]] = {
     Tensor.max: _max,
 }
 
+_KEPT = {F.relu, torch.relu, Tensor.relu, torch.relu_, Tensor.relu_}
+
 _SMOOTH = {
     "SiluBackward0": "SiLU",
     "GeluBackward0": "GELU",
@@ -205,29 +222,65 @@ _SMOOTH = {
     "LeakyReluBackward0": "LeakyReLU",
     "PreluKernelBackward0": "PReLU",
     "RreluWithNoiseBackward0": "RReLU",
+    "CeluBackward0": "CELU",
+    "GluBackward0": "GLU",
+    "TanhBackward0": "Tanh",
+    "LogSigmoidBackward0": "LogSigmoid",
 }
-_MISSED = {"ReluBackward0": "ReLU", "ThresholdBackward0": "threshold"}
+
+
+def _own_derivative(node: Any) -> str:
+    """The name of an activation that a rule leaves alone, or of the network's own kind of autograd function."""
+    name = node.name()
+    if issubclass(type(node), BackwardCFunction) and name not in _OURS:
+        return f"the autograd function {name.removesuffix('Backward')}"
+    return _SMOOTH.get(name, "")
+
+
+_OURS = {"_RectifyBackward", "_PassDownBackward", "BackwardHookFunctionBackward"}
 _OPAQUE = ("CompiledFunction", "DifferentiableGraph", "CheckpointFunction")
+_MISSED = {
+    "ReluBackward0": "ReLU",
+    "ThresholdBackward0": "threshold",
+    "WhereBackward0": "torch.where",
+    "MaskedFillBackward0": "masked_fill",
+    "MaskedFillBackward1": "masked_fill",
+    "MaskedScatterBackward0": "masked_scatter",
+}
+_BOUNDS = {  # what is a rectifier if one of these, saved for the backward pass, is zero
+    "HardtanhBackward0": ("min_val",),
+    "LeakyReluBackward0": ("negative_slope",),
+    "MaximumBackward0": ("self", "other"),
+    "FmaxBackward0": ("self", "other"),
+    **dict.fromkeys(("ClampBackward0", "ClampBackward1", "ClampMinBackward0", "ClampMinBackward1"), ("min",)),
+}
 
 
 def _missed(node: Any) -> str:
     """The name of a rectifier that escaped the rule, or of a piece of graph that cannot be looked into."""
     name = node.name()
-    bound = {"HardtanhBackward0": "_saved_min_val", "ClampBackward1": "_saved_min", "ClampMinBackward0": "_saved_min"}
     if name in _MISSED:
         return _MISSED[name]
-    if name in bound:
-        return "clamp at 0" if getattr(node, bound[name]) == 0 else ""
-    if name == "WhereBackward0":
-        return "torch.where"
-    if name == "MulBackward0" and any(_is_mask(node, side) for side in ("_saved_self", "_saved_other")):
+    if name in _BOUNDS:
+        bounded = any(_is_zero(getattr(node, f"_saved_{bound}")) for bound in _BOUNDS[name])
+        return f"{name.split('Backward')[0].lower()} at 0" if bounded else ""
+    if name == "MulBackward0" and (_is_mask(node._saved_self) or _is_mask(node._saved_other)):
         return "multiplication by a comparison"
+    if name == "IndexPutBackward0" and any(_is_mask(index) for index in node._saved_indices):
+        return "assignment where a comparison holds"
     return name if any(part in name for part in _OPAQUE) else ""
 
 
-def _is_mask(node: Any, side: str) -> bool:
-    saved = getattr(node, side, None)
-    return isinstance(saved, Tensor) and saved.dtype == torch.bool
+def _is_mask(saved: Any) -> bool:
+    """Truth values, or maps of zeros and one other number that were made of them."""
+    if not isinstance(saved, Tensor) or saved.requires_grad:
+        return False
+    if saved.dtype == torch.bool:
+        return True
+    if saved.ndim < 2 or (saved.ndim == 4 and max(saved.shape[2:]) == 1):
+        return False  # a factor for each channel
+    top = saved.amax()
+    return bool(top > 0) and bool((saved == 0).any()) and bool(((saved == 0) | (saved == top)).all())
 
 
 def graph_nodes(*outputs: Tensor) -> list[Any]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from convscope.instrument.receptive_field import SAME_PLACE, argument, pair
+from convscope.instrument.receptive_field import argument, keeps_place, pair
 from convscope.instrument.trace import Op, Value
 
 Span: TypeAlias = tuple[int, int]
@@ -201,6 +201,6 @@ _RULES: dict[str, Callable[[CleanMaps, Op, dict[int, Box]], Box | None]] = {
 def changed_box(clean: CleanMaps, op: Op, boxes: dict[int, Box]) -> Box | None:
     """The box of an operation's output, where it is small enough and the operation is understood."""
     rule = _RULES.get(op.name)
-    if rule is None and (torch.Tag.pointwise in op.function.tags or op.name in SAME_PLACE):
+    if rule is None and keeps_place(op):
         rule = _pointwise
     return rule(clean, op, boxes) if rule is not None else None

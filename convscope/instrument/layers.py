@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from convscope.errors import UsageError, unknown
 from convscope.instrument.address import Address, matching, modules_by_path, parse_address
 from convscope.instrument.receptive_field import Field, receptive_field
-from convscope.instrument.trace import Event, Trace, is_convolution, trace
+from convscope.instrument.trace import Event, Trace, Value, is_convolution, trace
 
 
 def resolve(
@@ -22,10 +22,12 @@ def resolve(
     """
     address = parse_address(layer) if isinstance(layer, str) else layer
     if address.layer.startswith("@"):
+        if address.call != 1:
+            raise UsageError(f"{address}: an alias has no calls to count, write {address.layer}")
         found = _alias(address.layer, trace(model, image, through=through))
     elif address.selects_many:
         spatial = [e.address.key for e in trace(model, image, through=through).events if is_spatial(e)]
-        found = [parse_address(key) for key in matching(address.layer, spatial)]
+        found = [parse_address(key) for key in matching(address.key, spatial)]
     else:
         found = [_known(model, address, image, through)]
     return [replace(f, units=address.units, position=address.position) for f in found]
@@ -44,9 +46,9 @@ def _known(model: nn.Module, address: Address, image: Tensor, through: nn.Module
     if address.path not in paths and address.path != "":
         raise unknown("layer", address.path, paths, "`convscope layers MODEL` lists them")
     if address.function is not None:
-        events = trace(model, image, through=through).events
-        if all(event.address.key != address.key for event in events):
-            raise unknown("function call", address.key, [e.address.key for e in events if e.address.function])
+        taken = trace(model, image, through=through)
+        if taken.event(address.key) is None:
+            raise unknown("function call", address.key, [e.address.key for e in taken.events if e.address.function])
     return address
 
 
@@ -75,12 +77,13 @@ def _alias(name: str, taken: Trace) -> list[Address]:
 def _stages(taken: Trace) -> list[Event]:
     """The last map of each resolution at which a convolution works, after its activation and residual sum.
 
-    A later map of the same size counts only while it comes before the next resolution's convolution, and only if it is
-    made of the convolution's output: a pooled map that is unpooled by chance to the same size is not its successor.
+    A map counts if the output depends on it and if it is made of a convolution's output of the same size: one that is
+    pooled, or unpooled by chance to that size, is not its successor.
     """
+    leading = taken.leading_to(taken.output) if taken.output is not None else None
     heirs: dict[tuple[int, ...], set[int]] = {}
     for op in taken.ops:
-        for out in op.outputs[:1]:
+        for out in op.outputs:
             size = out.shape[2:]
             if len(out.shape) != 4:
                 continue
@@ -88,18 +91,17 @@ def _stages(taken: Trace) -> list[Event]:
                 heirs.setdefault(size, set()).add(out.index)
     last: dict[tuple[int, ...], Event] = {}
     for event in taken.events:
-        if is_spatial(event) and event.value is not None and event.value.index in heirs.get(event.value.shape[2:], ()):
-            size = event.value.shape[2:]
+        if event.value is None or (leading is not None and event.value.index not in leading):
+            continue
+        size = event.value.shape[2:]
+        if event.value.index in heirs.get(size, ()):
             before = last.get(size)
             # Several modules may hand on the same value: the outermost is named, but a module rather than a function.
             if before is None or before.value != event.value or not event.address.function:
                 last[size] = event
-    final = max((size for size in last if min(size) > 1), key=lambda s: last[s].done, default=None)
     stages = sorted(last.values(), key=lambda event: event.done)
-    if final is None:  # one pixel everywhere: nothing is a gate
-        return stages
     # Maps of one pixel beside larger ones are the gates of squeeze-and-excite, not a stage.
-    return [event for event in stages if event.value is not None and min(event.value.shape[2:]) > 1]
+    return [event for event in stages if event.value is not None and min(event.value.shape[2:]) > 1] or stages
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,13 @@ def layer_table(
     """Every module that ran (with ``functions``: every function call too), in order, with its receptive field."""
     taken = trace(model, image, through=through)
     rows = []
+    fields: dict[Value, Field] = {}  # containers hand on what their last layer gave
     for event in taken.events:
         if event.address.function and not functions:
             continue
-        field = receptive_field(taken, event.value) if event.value is not None and is_spatial(event) else None
+        field = None
+        if event.value is not None and is_spatial(event):
+            field = fields[event.value] = fields.get(event.value) or receptive_field(taken, event.value)
         shape = event.value.shape[1:] if event.value is not None else None
         rows.append(LayerRow(event.address.key, event.kind, shape, event.parameters, field))
     return rows

@@ -55,7 +55,9 @@ def variant_scores(
     ``score``: another reading of the outputs than ``target.pick``, such as a probability. ``chunk``: overrides the size
     that ``budget`` (MiB) gives, without changing the result.
     """
-    size = chunk or chunk_size(classifier, image, budget)
+    size = chunk_size(classifier, image, budget) if chunk is None else chunk
+    if size < 1:
+        raise UsageError(f"a chunk holds at least one variant, got {chunk}")
     chunks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
     scores = []
     for rows in track(chunks, label, weigh=lambda c: c.stop - c.start):

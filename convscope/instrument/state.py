@@ -19,15 +19,18 @@ def undisturbed(model: nn.Module, *, grad: bool = True, seed: int = 0) -> Iterat
     """
     modes = [(module, module.training) for module in model.modules()]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    tensors = (*model.parameters(), *model.buffers())
+    devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
     try:
         # `training` is set by hand: a module's own train() may do more, such as merging weights.
         for module, _ in modes:
             module.training = False
         for parameter in trainable:
             parameter.requires_grad_(False)
-        with torch.random.fork_rng([d.index or 0 for d in devices]), torch.inference_mode(False):
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices), torch.inference_mode(False):
+            # Not torch.manual_seed: that seeds every device there is, and only these are restored.
+            for generator in (torch.default_generator, *(torch.cuda.default_generators[i] for i in devices)):
+                generator.manual_seed(seed)
             with torch.set_grad_enabled(grad):
                 yield
     finally:

@@ -54,13 +54,16 @@ class Target:
             return classifier(images)
         with record(classifier.network, [self.layer], grad=torch.is_grad_enabled(), stop=True) as kept:
             classifier(images)
-        return kept[self.layer]
+        maps = kept[self.layer]
+        if maps.ndim not in (2, 4):
+            raise UsageError(f"layer {self.layer} gives {tuple(maps.shape[1:])} an image: neither maps nor numbers")
+        return maps
 
     def settle(self, outputs: Features | Logits) -> Target:
         """Where no class was named: the one with the highest score."""
         if self.index is not None or self.function is not None:
             return self
-        return replace(self, index=tuple(outputs.detach().argmax(1).tolist()))
+        return replace(self, index=tuple(first_argmax(outputs.detach()).tolist()))
 
     def pick(self, outputs: Features | Logits) -> Scores:
         """One score an image, differentiable."""
@@ -77,10 +80,10 @@ class Target:
         scores = _gather(outputs, index)
         return scores if self.against is None else scores - _gather(outputs, self.against)
 
-    def _pick_unit(self, maps: Features, index: tuple[int, ...]) -> Scores:
+    def _pick_unit(self, maps: Features | Logits, index: tuple[int, ...]) -> Scores:
         if max(index) >= maps.shape[1]:
             raise UsageError(f"unit {max(index)} is out of range: {self.layer} has {maps.shape[1]} units")
-        chosen = maps[torch.arange(len(maps)), list(index)].flatten(1)
+        chosen = maps[torch.arange(len(maps)), list(index)].reshape(len(maps), -1)
         return chosen.gather(1, self._places(chosen, maps)).squeeze(1)
 
     def _places(self, chosen: Tensor, maps: Tensor) -> Tensor:
@@ -164,6 +167,8 @@ def resolve_target(
         target, rows = Target(function=spec), list(range(count))
     elif not isinstance(spec, (int, str)):
         indices = [classes.find(int(s) if not isinstance(s, str) else s) for s in spec]
+        if not indices:
+            raise UsageError("an empty list names no target")
         if count != 1 and len(indices) != count:
             raise UsageError(f"{len(indices)} targets for {count} images: give one, or one an image")
         target, rows = Target(index=tuple(indices)), list(range(count)) if count > 1 else [0] * len(indices)
@@ -230,8 +235,8 @@ def _as_layer(classifier: Classifier, spec: int | str) -> Address | None:
 
 
 def _logits(classes: Classes, spec: str) -> list[int]:
-    names = spec.removeprefix("@logits").removeprefix(":")
-    if not names:
+    start, _, names = spec.partition(":")
+    if start != "@logits" or not names:
         raise UsageError("@logits needs classes of it: @logits:tabby or @logits:281,282")
     try:
         return [classes.find(names)]  # one name, which may hold commas

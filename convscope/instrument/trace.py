@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import accumulate
 from typing import Any
@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from convscope.instrument.address import Address
+from convscope.instrument.address import Address, parse_address
 from convscope.instrument.calls import CallWatch, takes_hooks
 from convscope.instrument.state import undisturbed
 
@@ -78,14 +78,27 @@ class Trace:
     output: Value | None = None
     ops: list[Op] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)  # every path -> the first path of the same module
 
     def event(self, key: str) -> Event | None:
+        """The layer of that key, under any of its names."""
+        address = parse_address(key)
+        layer = self.names.get(address.path, address.path) + address.layer[len(address.path) :]
+        key = replace(address, layer=layer).key
         return next((event for event in self.events if event.address.key == key), None)
 
     @cached_property
     def made_by(self) -> dict[int, int]:
         """Value -> the operation that made it."""
         return {value.index: i for i, op in enumerate(self.ops) for value in op.outputs}
+
+    def leading_to(self, value: Value) -> set[int]:
+        """The values that a value was made of, and itself."""
+        found = {value.index}
+        for op in reversed(self.ops):
+            if any(out.index in found for out in op.outputs):
+                found.update(source.index for source in op.inputs)
+        return found
 
     @property
     def held_bytes(self) -> int:
@@ -160,6 +173,9 @@ def _kind(part: nn.Module | Tensor) -> tuple[Any, ...]:
 def _take(model: nn.Module, image: Tensor, caller: nn.Module) -> Trace:
     image = image.detach().clone()
     tape = _Tape(image)
+    first: dict[nn.Module, str] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        tape.trace.names[path] = first.setdefault(module, path)
     watch = CallWatch(model, _composites(model), tape.after_call)
     handles = [
         module.register_forward_hook(partial(tape.after_module, path))

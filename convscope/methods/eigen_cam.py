@@ -39,6 +39,7 @@ class EigenCam:
         points = maps.flatten(2).mT.to(torch.promote_types(maps.dtype, torch.float32))
         if self.center:
             points = points - points.mean(1, keepdim=True)
-        component = torch.linalg.svd(points, full_matrices=False).Vh[:, 0]
+        # A decomposition refuses NaN; the product below carries it on to the result, which says so.
+        component = torch.linalg.svd(points.nan_to_num(0, 0, 0), full_matrices=False).Vh[:, 0]
         component = component * torch.where(component.sum(1, keepdim=True) < 0, -1, 1)
         return (points @ component[:, :, None]).reshape(len(maps), *maps.shape[2:])

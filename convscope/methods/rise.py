@@ -39,10 +39,13 @@ class Rise:
         with undisturbed(classifier, grad=False):
             scores, settled = target.score(classifier, images)
         draw = _Masks(self, *images.shape[-2:])
-        maps = [self._map(classifier, images[i : i + 1], settled[i : i + 1], draw) for i in range(len(images))]
-        return explain(self, classifier, images, settled, torch.stack(maps).to(images.dtype), scores, baseline="black")
+        weights = [self._weights(classifier, images[i : i + 1], settled[i : i + 1], draw) for i in range(len(images))]
+        raw = torch.stack([_weighed(w, draw) for w in weights]) / (self.masks * self.keep)
+        same = [i for i, w in enumerate(weights) if bool(w.max() - w.min() <= 1e-6 * w.abs().max())]
+        notes = [f"row {i}: every mask scores the same, nothing was found for this target" for i in same]
+        return explain(self, classifier, images, settled, raw.to(images.dtype), scores, baseline="black", notes=notes)
 
-    def _map(self, classifier: Classifier, image: Images, target: Target, draw: _Masks) -> Tensor:
+    def _weights(self, classifier: Classifier, image: Images, target: Target, draw: _Masks) -> Tensor:
         def masked(rows: slice) -> Tensor:
             return target.outputs(classifier, image * draw(rows)[:, None].to(image))
 
@@ -57,8 +60,7 @@ class Rise:
             label="rise",
             score=_score,
         )
-        weights = scores.to(torch.promote_types(image.dtype, torch.float32))
-        return _weighed(weights, draw) / (self.masks * self.keep)
+        return scores.to(torch.promote_types(image.dtype, torch.float32))
 
 
 def _score(outputs: Tensor, target: Target) -> Scores:

@@ -7,7 +7,7 @@ import pickle
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ NESTS = (
     *("state_dict", "model_state_dict", "model", "net", "network", "weights"),
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema"),
 )
-WRAPPERS = re.compile(r"((module|_orig_mod|model|net|network)\.)*")
+WRAPPERS = ("module", "_orig_mod", "model", "net", "network")
 COUNTERS = ("num_batches_tracked", "n_averaged")  # of BatchNorm, in no old checkpoint; of torch's AveragedModel
 
 # What trainers keep beside the weights: their command line and a score or two. Data alone; none of it can run code.
 _scalar = np.float64(0).__reduce__()[0]
 PLAIN: list[Any] = [
-    *(argparse.Namespace, np.dtype, *{type(np.dtype(code)) for code in np.typecodes["All"]}),
+    *(argparse.Namespace, np.dtype, *{type(np.dtype(code)) for code in "?" + np.typecodes["AllInteger"] + "efd"}),
     *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
 
@@ -101,11 +101,20 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 def _unprefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take off what wrappers (DataParallel, compile, Lightning) put before the names, where more of them fit then."""
     best = dict(state)
-    for prefix in sorted({key[: dot.end()] for key in state for dot in re.finditer(r"\.", WRAPPERS.match(key)[0])}):
+    for prefix in sorted({prefix for key in state for prefix in _prefixes(key)}):
         shorter = {key.removeprefix(prefix): value for key, value in state.items()}
         if len(shorter) == len(state) and len(shorter.keys() & own.keys()) > len(best.keys() & own.keys()):
             best = shorter
     return best
+
+
+def _prefixes(key: str) -> Iterator[str]:
+    prefix = ""
+    for part in key.split("."):
+        if part not in WRAPPERS:
+            break
+        prefix += part + "."
+        yield prefix
 
 
 def _some(keys: list[str], most: int = 8) -> str:

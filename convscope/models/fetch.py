@@ -44,7 +44,7 @@ def hub_cache() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConnectionError(reason or one_line(error)) from None
+        raise ConnectionError(reason or one_line(error.__cause__ or error)) from None
     finally:
         constants.HF_HUB_OFFLINE = before
 

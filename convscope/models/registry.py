@@ -27,12 +27,21 @@ TRAINED, RANDOM = "trained", "random"
 
 @dataclass(frozen=True)
 class Request:
-    """What a source is asked for. ``weights``: "trained", "random", or an entry's name. ``size``: the canvas wanted."""
+    """What a source is asked for.
+
+    ``weights``: "trained", "random", or the name of an entry. ``size``: the canvas wanted. ``bare``: weights are not to
+    be loaded, because others will be or because they do not matter.
+    """
 
     name: str
     weights: str = TRAINED
     options: Mapping[str, Any] = field(default_factory=dict)
     size: tuple[int, int] | None = None
+    bare: bool = False
+
+    @property
+    def trained(self) -> bool:
+        return self.weights != RANDOM and not self.bare
 
     def build(self, factory: Callable[..., Any], **fixed: Any) -> Any:
         """Call a factory with the options; options that it does not take are the user's to mend.
@@ -136,12 +145,11 @@ def load_classifier(
     prefix, name, wanted = parse(spec)
     if weights is not None and wanted not in (TRAINED, RANDOM):
         raise UsageError(f"{spec} names weights and --weights names others: give one of them")
-    if weights is not None or structure_only:
-        wanted = RANDOM
     state = read_state(weights) if weights is not None else None
     named = as_classes(classes)
     canvas = canvas_of(size) if size is not None else None
-    found = SOURCES[prefix](Request(name, wanted, dict(options or {}), canvas))
+    bare = weights is not None or structure_only
+    found = SOURCES[prefix](Request(name, wanted, dict(options or {}), canvas, bare))
     if state is not None:
         load_state(found.network, state, str(weights))
     return Classifier(

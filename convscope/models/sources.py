@@ -38,22 +38,22 @@ def from_zoo(request: Request) -> Found:
         raise unknown("architecture", request.name, ARCHITECTURES)
     entry = ARCHITECTURES[request.name]
     what = f"convscope:{request.name}"
-    if request.weights == TRAINED and entry.pretrained is None:
-        raise ModelError(f"{what} comes without trained weights: train it, {without_them(what)}")
     if request.weights not in (TRAINED, RANDOM):
         raise unknown(f"weights of {what}", request.weights, [RANDOM])
+    if request.trained and entry.pretrained is None:
+        raise ModelError(f"{what} comes without trained weights: train it, {without_them(what)}")
     framing = Framing(canvas_of(entry.size), None, entry.interpolation)
     if entry.crop is not None:
         framing = replace(framing, short=math.floor(min(canvas_of(entry.size)) / entry.crop))
     options = dict(request.options)
     if "size" in inspect.signature(entry.build).parameters:  # a network that flattens is made for one canvas
-        options["size"] = request.size or options.get("size", entry.size)
+        options["size"] = request.size or canvas_of(options.get("size", entry.size))
         framing = resized(framing, options["size"])
     names = imagenet() if entry.class_names == "imagenet" else None
     if names is not None:
         _keep_head(request, what, len(names))
     network = replace(request, options=options).build(entry.build)
-    if request.weights == TRAINED and entry.pretrained is not None:
+    if request.trained and entry.pretrained is not None:
         load_state(network, entry.pretrained(), f"of {what}")
     classes = names if names is not None and options.get("num_classes", len(names)) == len(names) else None
     return Found(network, classes, entry.mean, entry.std, framing, entry.channels)
@@ -62,7 +62,7 @@ def from_zoo(request: Request) -> Found:
 def _keep_head(request: Request, what: str, classes: int | None) -> None:
     """Refuse another number of classes than the trained weights have: the last layer would silently be untrained."""
     wanted = request.options.get("num_classes", classes)
-    if request.weights != RANDOM and classes is not None and wanted != classes:
+    if request.trained and classes is not None and wanted != classes:
         raise UsageError(
             f"{what} has trained weights for {classes} classes, not for num_classes={wanted}: {without_them(what)}"
         )
@@ -88,7 +88,7 @@ def from_torchvision(request: Request) -> Found:
     count = len(entry.meta["categories"])
     _keep_head(request, what, count)
     builder = models.get_model_builder(request.name)
-    if request.weights == RANDOM:
+    if not request.trained:
         network = _built(request, builder, weights=None, **_as_trained(request))
     else:
         file = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
@@ -98,7 +98,7 @@ def from_torchvision(request: Request) -> Found:
                     raise ConnectionError(reason)
                 entry.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
             read_state(file)  # torchvision will read it too, but it would run what is in a pickle
-            network = _built(request, builder, weights=entry, **_as_trained(request))
+            network = _built(request, builder, weights=entry)
     preset = entry.transforms()
     framing = Framing(tuple(preset.crop_size * 2)[:2], preset.resize_size[0], preset.interpolation.value)
     classes = imagenet() if request.options.get("num_classes", count) == len(imagenet()) else None
@@ -126,7 +126,7 @@ def from_timm(request: Request) -> Found:
     tagged = timm.list_pretrained(name + ".*")
     if tag and request.name not in tagged:
         raise unknown("timm weights", request.name, tagged)
-    if request.weights == TRAINED and not timm.models.is_model_pretrained(name):
+    if request.trained and not timm.models.is_model_pretrained(name):
         raise ModelError(f"timm:{name} comes without trained weights: {without_them(f'timm:{name}')}")
     config = timm.get_pretrained_cfg(request.name)
     place, classes = (config.hf_hub_id, config.num_classes) if config is not None else (None, None)
@@ -161,12 +161,11 @@ def _to_cache(place: str | None) -> str:
 def _timm(request: Request, what: str, name: str, place: str | None, trained_classes: int | None) -> Found:
     import timm
 
-    trained = request.weights != RANDOM
     _keep_head(request, what, trained_classes)
-    fetched = trained or name.startswith("hf-hub:")  # whose architecture is on the hub too
+    fetched = request.trained or name.startswith("hf-hub:")  # whose architecture is on the hub too
     on_hub = hub_cache() if fetched and place else nullcontext()
     with fetching(what, f"{_to_cache(place)}, or {without_them(what)}") if fetched else nullcontext(), on_hub:
-        network = _built(request, partial(timm.create_model, name), pretrained=trained)
+        network = _built(request, partial(timm.create_model, name), pretrained=request.trained)
     config = timm.data.resolve_model_data_config(network)
     mean, std, channels = config["mean"], config["std"], request.options.get("in_chans", config["input_size"][0])
     if len(mean) != channels:  # timm sums the first layer's weights over the colours

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import random
+import re
 from collections import OrderedDict
 
 import numpy as np
@@ -170,7 +171,7 @@ def test_damage(tmp_path, state, kind):
     draw = random.Random(0)
     for _ in range(60):
         path.write_bytes(whole[: draw.randrange(len(whole))])
-        assert "damaged" in refusal(read_state, path)
+        assert re.search("damaged|more than tensors", refusal(read_state, path))  # a name cut short is an unknown one
     refused = 0
     for _ in range(150):
         changed = bytearray(whole)
