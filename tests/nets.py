@@ -202,3 +202,39 @@ class Smooth(nn.Module):
 def with_relu6(sequential):
     """The same layers with ReLU6 for ReLU."""
     return nn.Sequential(*(nn.ReLU6() if isinstance(layer, nn.ReLU) else layer for layer in sequential))
+
+
+class Planted(nn.Sequential):
+    """A classifier whose right explanation is known: class k's logit is how strongly a blob of colour k is there.
+
+    Its weights are set by hand. A colour counts for what it exceeds the other two by; noise is below the thresholds and
+    comes to exactly 0; no class reads another class's colour; the strongest place alone decides. Classes are red, green,
+    blue.
+    """
+
+    def __init__(self):
+        super().__init__(
+            *(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.MaxPool2d(2)),  # one colour against the others
+            *(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),  # most of a 6x6 patch has it
+            *(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(3, 3)),
+        )
+        eye = torch.eye(3)
+        self[0].weight.data = (1.5 * eye - 0.5)[:, :, None, None]
+        self[0].bias.data.fill_(-0.25)
+        self[3].weight.data = eye[:, :, None, None].expand(3, 3, 3, 3).clone()
+        self[3].bias.data.fill_(-1.5)
+        self[8].weight.data = 40 * eye
+        self[8].bias.data.fill_(0.5)
+
+
+def planted_photo(places, seed=0, side=48, blob=10):
+    """Grey noise with a blob for each (row, col) of ``places``: red, green, blue; a place may be None."""
+    generator = torch.Generator().manual_seed(seed)
+    image = 0.4 + 0.2 * torch.rand(3, side, side, generator=generator)
+    rise = 1 - (torch.arange(blob) - (blob - 1) / 2).abs() / blob
+    for colour, place in enumerate(places):
+        if place is not None:
+            patch = image[:, place[0] : place[0] + blob, place[1] : place[1] + blob]
+            patch -= 0.3 * rise[:, None] * rise
+            patch[colour] += 0.7 * rise[:, None] * rise
+    return image.clamp(0, 1)

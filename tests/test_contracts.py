@@ -1,8 +1,12 @@
 """What every registered method promises, whatever it computes. A new method is tested here without a line more."""
 
 import random
+import subprocess
+import sys
 from contextlib import suppress
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from convscope.errors import Cancelled, ConvscopeError, UsageError
+from convscope.errors import Cancelled, UsageError
 from convscope.instrument.address import Address
 from convscope.instrument.target import Target, resolve_target
 from convscope.methods import METHODS, configure
 from convscope.models.classifier import Classifier, probabilities
 from convscope.progress import reporting
 from convscope.scope import Scope
-from tests.nets import FORMS, MEAN, STD, Skip, classifier_of, photos, seeded
+from tests import nets
+from tests.nets import MEAN, STD, Skip, classifier_of, seeded
 from tests.oracles import differs, near
 
 # Defaults cost hundreds of passes; these do the same with few. A method that is not named runs with its defaults.
@@ -29,12 +34,17 @@ QUICK = {
     "rise": {"masks": 10, "grid": 3},
 }
 every = pytest.mark.parametrize("name", METHODS)
+cheap = pytest.mark.parametrize("name", [name for name, cls in METHODS.items() if not cls.traits.costly])
 CLASSES = (1, 3, 0)
 
 
 def skip(form="modules"):
     """Guided backpropagation gives nothing for many a random network; with this seed something for each class."""
     return classifier_of(Skip(form), seed=13)
+
+
+def photos(count=1, channels=3, height=17, width=22):
+    return nets.photos(count, channels, height, width)
 
 
 def having(*names):
@@ -161,6 +171,7 @@ def test_nothing_is_left_after_success(name):
     the_same(before, state(classifier, images))
 
 
+@cache
 def calls(name):
     """How often the middle of the network runs."""
     fuse = Fuse()
@@ -169,10 +180,10 @@ def calls(name):
 
 
 @every
-@pytest.mark.parametrize("error", [Boom(), RuntimeError("boom"), ConvscopeError("boom"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("error", [Boom(), RuntimeError("boom"), KeyboardInterrupt()], ids=repr)
 def test_nothing_is_left_after_an_exception_in_any_pass(name, error):
     total = calls(name)
-    for at in sorted({1, 2, 3, total // 2, total - 1, total} & set(range(1, total + 1))):
+    for at in sorted({1, 2, total // 2, total} & set(range(1, total + 1))):
         classifier, images = disturbed(Fuse(at, error)), photos(2)
         before = state(classifier, images)
         try:
@@ -180,11 +191,11 @@ def test_nothing_is_left_after_an_exception_in_any_pass(name, error):
         except type(error):
             pass
         else:  # it may be survived (by other means), when it could have meant that a way is not open
-            assert isinstance(error, (RuntimeError, ConvscopeError))
+            assert isinstance(error, RuntimeError)
         the_same(before, state(classifier, images))
 
 
-@every
+@cheap
 def test_nothing_is_left_after_an_exception_in_a_backward_pass(name):
     for at in range(1, calls(name) + 1):
         classifier, images = disturbed(Fuse(at, Boom(), backward=True)), photos(2)
@@ -242,6 +253,24 @@ def test_nothing_is_left_after_a_cancel(name):
     the_same(before, state(classifier, images))
 
 
+def test_pythons_randomness_is_left_alone():
+    # In a process without the checks of shapes, which draw from it themselves.
+    code = """
+import random
+from convscope.methods import METHODS, configure
+from convscope.instrument.target import Target
+from tests.nets import Skip, classifier_of, photos
+from tests.test_contracts import QUICK
+classifier, images = classifier_of(Skip()), photos()
+for name in METHODS:
+    before = random.getstate()
+    configure(name, QUICK.get(name, {})).run(classifier, images, Target(index=(1,)))
+    assert random.getstate() == before, name
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 # --- the same result, however it is asked for
 
 
@@ -258,9 +287,9 @@ def test_a_batch_gives_what_its_images_give_alone(name):
             near(together.scores[i : i + 1], alone.scores)
 
 
-@every
+@cheap
 def test_a_batch_larger_than_a_pass(name):
-    classifier, images = skip(), photos(18, height=16, width=18)
+    classifier, images = skip(), photos(18)
     target = Target(index=tuple(i % 4 for i in range(18)))
     together = run(name, classifier, images, target)
     if together.traits.kind == "weights":
@@ -289,11 +318,18 @@ def test_any_budget_gives_the_same_or_is_refused(name):
 
 
 @pytest.mark.parametrize("name", having("budget"))
-def test_a_small_budget_makes_small_batches(name):
+def test_a_budget_bounds_the_batches(name):
     classifier, images, sizes = skip(), photos(), []
     classifier.network.conv1.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
-    raw(name, classifier, images, budget=0.5)
-    assert max(sizes) <= 2
+    least = 8 * 17 * 22 * (3 + 6)  # bytes of a variant's pixels and of the first layer's maps, which live together
+    largest = {}
+    for budget in (0.25, 0.5, 1.0, 1024.0):
+        raw(name, classifier, images, budget=budget)
+        largest[budget] = max(sizes)
+        assert largest[budget] * least <= budget * 2**20
+        sizes.clear()
+    # Those that run whole networks are to use what they may.
+    assert largest[1024.0] > largest[0.25] or largest[1024.0] <= 2
 
 
 @every
@@ -372,7 +408,7 @@ def test_images_that_want_gradients(name):
 
 
 @every
-@pytest.mark.parametrize("form", ["modules in place", "reused", *FORMS])
+@pytest.mark.parametrize("form", ["modules in place", "reused", "functional in place", "method in place"])
 def test_the_way_a_relu_is_written_does_not_matter(name, form):
     images = photos(2)
     near(raw(name, skip(form), images), raw(name, skip(), images))
@@ -602,7 +638,7 @@ def test_a_layer_means_its_strongest_units(name):
 @pytest.mark.parametrize("name", LAYERED)
 def test_a_layer_after_the_target_is_refused(name):
     classifier, images = skip(), photos()
-    with pytest.raises(UsageError, match="conv4 (does not come before the target|did not run)"):
+    with pytest.raises(UsageError, match=r"conv4 (does not come before the target|did not run)"):
         run(name, classifier, images, Target(Address("conv3"), (2,)), layer="conv4")
 
 

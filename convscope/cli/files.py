@@ -28,7 +28,8 @@ def staged(out: Path) -> Iterator[Path]:
             out.mkdir(parents=True, exist_ok=True)
             # Inside of the folder, so that it is the same file system and no more rights are needed.
             draft = Path(tempfile.mkdtemp(prefix=".convscope-", dir=out))
-            yield draft
+            with _by_its_place(draft, out):
+                yield draft
             with uninterrupted():
                 _put_in_place(draft, out)
     finally:
@@ -53,7 +54,8 @@ def placed(out: Path) -> Iterator[Path]:
             handle, name = tempfile.mkstemp(prefix=".convscope-", suffix=out.suffix, dir=out.parent)
             os.close(handle)
             draft = Path(name)
-            yield draft
+            with _by_its_place(draft, out):
+                yield draft
             _give_usual_rights(draft)
             os.replace(draft, out)
     finally:
@@ -91,11 +93,23 @@ def _writing(out: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, BrokenPipeError) or not _concerns(out, error.filename):
             raise
-        raise ConvscopeError(f"cannot write {out}: {error.strerror or error}") from error
+        blocked = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "a file is where a folder should be" if blocked else error.strerror or error
+        raise ConvscopeError(f"cannot write {out}: {reason}") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":  # its name for a full disk
             raise
         raise ConvscopeError(f"cannot write {out}: {error}") from error
+
+
+@contextmanager
+def _by_its_place(draft: Path, out: Path) -> Iterator[None]:
+    """Errors name the place that the user gave, not the draft."""
+    try:
+        yield
+    except ConvscopeError as error:
+        error.args = (str(error).replace(str(draft), str(out)),)
+        raise
 
 
 def _concerns(out: Path, name: object) -> bool:

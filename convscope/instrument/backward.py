@@ -272,15 +272,14 @@ def _missed(node: Any) -> str:
 
 
 def _is_mask(saved: Any) -> bool:
-    """Truth values, or maps of zeros and one other number that were made of them."""
+    """Truth values, or maps of zeros and ones that were made of them. Dropout left on scales its ones."""
     if not isinstance(saved, Tensor) or saved.requires_grad:
         return False
     if saved.dtype == torch.bool:
         return True
     if saved.ndim < 2 or (saved.ndim == 4 and max(saved.shape[2:]) == 1):
         return False  # a factor for each channel
-    top = saved.amax()
-    return bool(top > 0) and bool((saved == 0).any()) and bool(((saved == 0) | (saved == top)).all())
+    return bool(((saved == 0) | (saved == 1)).all()) and bool(saved.any()) and not bool(saved.all())
 
 
 def graph_nodes(*outputs: Tensor) -> list[Any]:

@@ -61,7 +61,7 @@ def _alias(name: str, taken: Trace) -> list[Address]:
         raise UsageError("@logits is the output, not a layer with maps")
     stages = _stages(taken)
     if not stages:
-        raise UsageError(f"{name}: the network has no spatial maps")
+        raise UsageError(f"{name}: no spatial maps are seen in the network; scripted code cannot be looked into")
     if name == "@last_conv":
         return [stages[-1].address]
     if name == "@stages":

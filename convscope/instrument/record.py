@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from convscope.errors import UsageError
@@ -128,10 +129,13 @@ class record(Mapping[str, Any]):
                 raise UsageError(f"layer {key} hands on its own input, and the network writes into that: name another")
             return self.kept[key]
         if key in self.wanted:
-            calls = self.wanted[key].call
-            few = f": it has fewer than {calls} calls" if calls > 1 else ""
-            raise UsageError(f"layer {key} did not run in the forward pass" + few)
+            raise UsageError(f"layer {key} did not run in the forward pass" + self._hint(key))
         raise KeyError(key)
+
+    def _hint(self, key: str) -> str:
+        if isinstance(self.modules[key], torch.jit.ScriptModule) or "_orig_mod" in key:
+            return ": it is inside traced or compiled code, which calls no hooks; use the plain module"
+        return f": it has fewer than {self.wanted[key].call} calls" if self.wanted[key].call > 1 else ""
 
     def __contains__(self, layer: object) -> bool:
         return isinstance(layer, (str, Address)) and _key(layer) in self.kept

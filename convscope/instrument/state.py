@@ -18,7 +18,7 @@ def undisturbed(model: nn.Module, *, grad: bool = True, seed: int = 0) -> Iterat
     on) gives the same result each time. With ``grad`` gradients are on, even inside a caller's ``no_grad``.
     """
     modes = [(module, module.training) for module in model.modules()]
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [p for p in model.parameters() if p.requires_grad and p.is_leaf]  # a computed weight cannot be frozen
     tensors = (*model.parameters(), *model.buffers())
     devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
     try:

@@ -213,9 +213,7 @@ def _built(request: Request, factory: Callable[..., nn.Module], **fixed: Any) ->
 def from_run(request: Request) -> Found:
     """A run folder that convscope wrote."""
     if request.options:
-        raise UsageError(
-            f"run:{request.name}: its options are in its config.yaml, so {', '.join(request.options)} is too late"
-        )
+        raise UsageError(f"run:{request.name} has its options in config.yaml: give it no {', '.join(request.options)}")
     folder = Path(request.name).expanduser()
     if not folder.is_dir():
         raise UsageError(f"run:{folder}: no such folder")

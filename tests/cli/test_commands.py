@@ -76,7 +76,7 @@ def test_activations_of_some_channels_through_a_sigmoid(call: Call, here: Path) 
         (["--channels", "some"], "--channels 'some' is neither all, nor a number"),
         (["--channels", "0"], "--channels '0' is neither"),
         (["--channels", "9-3"], "--channels '9-3' is neither"),
-        (["--channels", "50-60"], "--channels: features.4 has 8 channels, 0 to 7"),
+        (["--channels", "50-60"], "--channels: features has 8 channels, 0 to 7"),
         (["--layers", "nothing"], "unknown layer 'nothing'"),
     ],
 )
@@ -94,10 +94,10 @@ def test_filters(call: Call, here: Path) -> None:
     assert done.json["shape"] == [2, 4, 3, 3]
     assert load_file("deep/f.safetensors")["raw"].shape == (2, 4, 3, 3)
     for args, code, line in (
-        (["--out", "f.tiff"], 2, "f.tiff"),
+        (["--out", "f.tiff"], 2, "error: f.tiff: save as"),
         (["--out", "deep"], 2, "--out deep is a folder; name a file"),
         (["--layer", "features.1"], 2, "layer features.1 is a ReLU and has no filters"),
-        (["--out", "net.py/f.png"], 1, "cannot write net.py/f.png: Not a directory"),
+        (["--out", "net.py/f.png"], 1, "cannot write net.py/f.png: a file is where a folder should be"),
     ):
         done = call("filters", *MODEL, *args)
         assert (done.code, done.err.count("\n")) == (code, 1)

@@ -108,7 +108,11 @@ def test_json_in_a_process_of_its_own_with_any_locale(here: Path) -> None:
         env={**os.environ, "PYTHONIOENCODING": "ascii", "CONVSCOPE_ALLOCATOR": "tuned"},
     )
     assert done.returncode == 0, done.stderr
-    assert {entry["name"] for entry in json.loads(done.stdout.decode("ascii"))["photos"][0]["top"]} == {"Käse", "猫", "x"}
+    assert {entry["name"] for entry in json.loads(done.stdout.decode("ascii"))["photos"][0]["top"]} == {
+        "Käse",
+        "猫",
+        "x",
+    }
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be tuned")
