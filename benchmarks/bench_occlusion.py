@@ -58,7 +58,7 @@ def measure(table: Table, name: str, device: str, quick: bool, allocator: str) -
     ready = normalised(pixels(max(BATCHES), device))
     image, model, target = pixels(1, device), classifier(net), Target(index=(CLASS,))
     batch = best_batch(net, ready, device)
-    method = Occlusion(size=WINDOW, stride=STRIDES[name] * (2 if quick else 1))
+    method = Occlusion(size=WINDOW, stride=WINDOW if quick else STRIDES[name])
     images = max(32, batch)
     tried = {
         "convscope occlusion": len(steps(SIDE, WINDOW, method.stride)) ** 2,

@@ -11,6 +11,16 @@ from convscope.models.classifier import Classifier
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
+# Defaults cost hundreds of passes; these do the same with few. A method that is not named runs with its defaults.
+QUICK = {
+    "integrated-gradients": {"steps": 3},
+    "smoothgrad": {"samples": 3},
+    "vargrad": {"samples": 3},
+    "occlusion": {"size": 9, "stride": 7},
+    "rise": {"masks": 10, "grid": 3},
+}
+
+
 def seeded(net, seed=0, dtype=torch.float64):
     """In evaluation mode, with weights from ``seed``; BatchNorm with statistics and a few negative gammas."""
     generator = torch.Generator().manual_seed(seed)
@@ -208,8 +218,7 @@ class Planted(nn.Sequential):
     """A classifier whose right explanation is known: class k's logit is how strongly a blob of colour k is there.
 
     Its weights are set by hand. A colour counts for what it exceeds the other two by; noise is below the thresholds and
-    comes to exactly 0; no class reads another class's colour; the strongest place alone decides. Classes are red, green,
-    blue.
+    comes to exactly 0; no class reads another class's colour; the strongest place alone decides. Red, green, blue.
     """
 
     def __init__(self):

@@ -22,17 +22,9 @@ from convscope.models.classifier import Classifier, probabilities
 from convscope.progress import reporting
 from convscope.scope import Scope
 from tests import nets
-from tests.nets import MEAN, STD, Skip, classifier_of, seeded
+from tests.nets import MEAN, QUICK, STD, Skip, classifier_of, seeded
 from tests.oracles import differs, near
 
-# Defaults cost hundreds of passes; these do the same with few. A method that is not named runs with its defaults.
-QUICK = {
-    "integrated-gradients": {"steps": 3},
-    "smoothgrad": {"samples": 3},
-    "vargrad": {"samples": 3},
-    "occlusion": {"size": 9, "stride": 7},
-    "rise": {"masks": 10, "grid": 3},
-}
 every = pytest.mark.parametrize("name", METHODS)
 cheap = pytest.mark.parametrize("name", [name for name, cls in METHODS.items() if not cls.traits.costly])
 CLASSES = (1, 3, 0)
@@ -259,8 +251,7 @@ def test_pythons_randomness_is_left_alone():
 import random
 from convscope.methods import METHODS, configure
 from convscope.instrument.target import Target
-from tests.nets import Skip, classifier_of, photos
-from tests.test_contracts import QUICK
+from tests.nets import QUICK, Skip, classifier_of, photos
 classifier, images = classifier_of(Skip()), photos()
 for name in METHODS:
     before = random.getstate()
@@ -408,7 +399,7 @@ def test_images_that_want_gradients(name):
 
 
 @every
-@pytest.mark.parametrize("form", ["modules in place", "reused", "functional in place", "method in place"])
+@pytest.mark.parametrize("form", ["modules in place", "reused", "method in place"])
 def test_the_way_a_relu_is_written_does_not_matter(name, form):
     images = photos(2)
     near(raw(name, skip(form), images), raw(name, skip(), images))
@@ -505,6 +496,18 @@ def test_images_of_another_dtype_than_the_weights(name, pixels, weights):
     found = raw(name, classifier, photos(2).to(pixels))
     assert found.dtype == pixels
     near(found, raw(name, skip(), photos(2)), 1e-4)
+
+
+DEVICES = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+
+
+@every
+@pytest.mark.parametrize("device", DEVICES or ["cpu"])
+def test_every_device_gives_the_same_there(name, device):
+    dtype, tolerance = (torch.float32, 1e-3) if device == "mps" else (torch.float64, 1e-8)
+    found = raw(name, skip().to(device, dtype), photos(2).to(device, dtype))
+    assert found.device.type == device
+    near(found.cpu(), raw(name, skip(), photos(2)), tolerance)
 
 
 @every

@@ -12,8 +12,8 @@ SIDE, BLOB = 48, 10
 LAYOUTS = [((4, 6), (33, 30), (6, 34)), ((34, 3), (2, 3), (32, 35))]  # of the red, the green and the blue blob
 SETTINGS = {"rise": {"masks": 600}, "occlusion": {"stride": 3}}
 
-# The least share of a map's positive mass in the blob, which covers 4 % of the image. Occlusion's squares reach over the
-# blob's border; RISE's masks, of twelve pixels a cell, reach further and leave the noise of their number.
+# The least share of a map's positive mass in the blob, which covers 4 % of the image. Occlusion's squares reach over
+# its border; RISE's masks, of seven pixels a cell, reach further and leave the noise of their number.
 LEAST = {"occlusion": 0.6, "rise": 0.3, "score-cam": 0.8}
 OTHERWISE = 0.95
 # The greatest share in the blobs of the two other classes together. Score-CAM's weights are never quite 0.
@@ -86,7 +86,7 @@ def test_a_class_is_its_blob_alone(layout):
     for index, (row, col) in enumerate(layout):
         hidden = image.clone()
         hidden[:, row : row + BLOB, col : col + BLOB] = 0.5
-        found = net(hidden[None])[0]
+        found = net(hidden[None])[0].detach()
         assert float(found[index]) == pytest.approx(0.5)  # the bias: the noise elsewhere gives exactly nothing
         assert torch.equal(found[[i for i in range(3) if i != index]], clean[[i for i in range(3) if i != index]])
 

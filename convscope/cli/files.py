@@ -83,6 +83,7 @@ def _put_in_place(draft: Path, out: Path) -> None:
             raise ConvscopeError(f"{wrong[0]} is in the way: move it, or choose another --out")
     for file in sorted(files, key=lambda file: (file.name in LAST, str(file))):
         (out / file).parent.mkdir(parents=True, exist_ok=True)
+        _give_usual_rights(draft / file)
         os.replace(draft / file, out / file)
 
 
@@ -131,7 +132,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _give_usual_rights(file: Path) -> None:
-    """Temporary files are their owner's alone; results are as readable as any new file."""
+    """Temporary files, and those of safetensors, are their owner's alone; results are as readable as any new file."""
     mask = os.umask(0)
     os.umask(mask)
     file.chmod(0o666 & ~mask)

@@ -1,8 +1,10 @@
 """Receptive fields: which pixels a unit can see at all, worked out backwards through the traced operations.
 
 Exact where every operation on the way is understood: the box returned is the smallest that holds every pixel on which
-the unit depends. A global operation (pooling to one value, squeeze-and-excite, flattening) makes it the whole input,
-an operation not understood makes it unknown; both are said.
+the units at a place depend. Channels are not told apart, and rows and columns are followed one by one, so that it can be
+larger, never smaller, where branches of unequal reach are split again by channel or shifted against each other. A global
+operation (pooling to one value, squeeze-and-excite, flattening) makes it the whole input, an operation not understood
+makes it unknown; both are said.
 """
 
 from __future__ import annotations
@@ -143,9 +145,16 @@ def _reaches(op: Op, source: Value, out: Value, clip: bool) -> tuple[Reach, Reac
         return _pointwise(op, source, out)
     if op.name in _SHAPING:
         return _shaping(op, source, out)
-    if op.name in _GLOBAL or op.name in _NORMS or len(source.shape) < 3 or max(out.shape[-2:]) == 1:
-        raise _Whole
-    raise _Unknown
+    mixed = (
+        op.name in _NORMS or op.name == "native_group_norm" or (op.name == "native_layer_norm" and len(op.args[1]) > 1)
+    )
+    raise _Whole if mixed or _is_vector(source) or _is_vector(out) else _Unknown
+
+
+def _is_vector(value: Value) -> bool:
+    """Numbers of the whole image: of the traced batch of one, a row or maps of one pixel."""
+    one_row = len(value.shape) < 3 and value.shape[:1] in ((), (1,))
+    return one_row or (len(value.shape) > 2 and max(value.shape[-2:]) == 1)
 
 
 def keeps_place(op: Op) -> bool:
@@ -167,7 +176,6 @@ _SHAPING = {"view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "transpos
 _MIRRORED = {"reflection_pad2d", "replication_pad2d"}
 _ALONG_AXES = {"mean", "sum", "amax", "amin", "max", "min", "prod", "std", "var", "logsumexp", "linalg_vector_norm"}
 _ALONG_AXES |= {"_softmax", "_log_softmax", "index_select"}
-_GLOBAL = {"addmm", "mm", "bmm", "linear", "native_group_norm", "native_layer_norm"}
 
 
 def _same(index: int) -> Collection[int]:
@@ -182,8 +190,8 @@ def _first(_: int) -> Collection[int]:
 
 
 def _pointwise(op: Op, source: Value, out: Value) -> tuple[Reach, Reach]:
-    if len(source.shape) < 3 or len(out.shape) < 3:  # vectors: everything spatial is behind
-        raise _Whole
+    if len(source.shape) < 3 or len(out.shape) < 3:
+        raise _Whole if _is_vector(source) else _Unknown
     sides = list(zip(source.shape[-2:], out.shape[-2:], strict=True))
     if any(side not in (1, other) for side, other in sides):
         raise _Unknown
@@ -194,14 +202,14 @@ def _pointwise(op: Op, source: Value, out: Value) -> tuple[Reach, Reach]:
 def _shaping(op: Op, source: Value, out: Value) -> tuple[Reach, Reach]:
     """A change of shape that leaves the last two axes alone changes nothing spatial; any other mixes them."""
     if len(source.shape) < 3 or len(out.shape) < 3:
-        raise _Whole
+        raise _Whole if _is_vector(source) or _is_vector(out) else _Unknown
     moved = op.name == "as_strided"
     if op.name in ("transpose", "permute"):
         ndim = len(source.shape)
         axes = [int(axis) % ndim for axis in (op.args[1] if op.name == "permute" else op.args[1:3])]
         moved = axes[-2:] != [ndim - 2, ndim - 1] if op.name == "permute" else max(axes) >= ndim - 2
     if moved or source.shape[-2:] != out.shape[-2:]:
-        raise _Whole if max(out.shape[-2:]) == 1 else _Unknown
+        raise _Whole if _is_vector(out) else _Unknown
     return _PLACE
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,11 @@ def _blank(raw: Tensor) -> Image.Image:
     return Image.fromarray(tile)
 
 
+def _finite(raw: Tensor, draw: Callable[[Tensor], np.ndarray]) -> Image.Image:
+    """``draw(raw)``, or what stands for it where it is not finite."""
+    return Image.fromarray(draw(raw)) if bool(raw.isfinite().all()) else _blank(raw)
+
+
 def over(photo: Image.Image, values: Tensor, *, signed: bool, alpha: float, placement: Placement | None) -> Image.Image:
     """A map on the canvas, over the photo."""
     if not bool(values.isfinite().all()):
@@ -73,12 +79,10 @@ def over(photo: Image.Image, values: Tensor, *, signed: bool, alpha: float, plac
     return Image.fromarray(draw(photo, values, alpha=alpha, limit=limit if limit > 0 else None, seen=seen))
 
 
-def feature_tiles(maps: Tensor, squash: bool) -> list[np.ndarray]:
+def feature_tiles(maps: Tensor, squash: bool) -> list[Image.Image]:
     """Each of one image's maps "k h w" as a grey picture."""
-    maps = maps.nan_to_num()
-    return [
-        np.rint(share * 255).astype(np.uint8) for share in (colour.squash(maps) if squash else colour.stretch(maps))
-    ]
+    share = colour.squash if squash else colour.stretch
+    return [_finite(m, lambda values: np.rint(share(values) * 255).astype(np.uint8)) for m in maps]
 
 
 def feature_sheet(raw: Tensor, units: Sequence[int], *, title: str, columns: int, squash: bool = False) -> Image.Image:
@@ -100,22 +104,22 @@ def filter_sheet(raw: Tensor, units: Sequence[int], *, title: str, columns: int 
     count, inputs, height, width = raw.shape
     title = f"{title}: {count} filters of {inputs}x{height}x{width}"
     if inputs in (1, 3):
-        tiles = [colour.pixels(weights, limit=float(weights.abs().max()) or None) for weights in raw]
+        tiles = [_finite(weights, lambda w: colour.pixels(w, limit=float(w.abs().max()) or None)) for weights in raw]
         return contact_sheet(tiles, [str(u) for u in units], columns=columns or 16, title=title)
     shown = min(inputs, SLICES)
     if shown < inputs:
         title += f", the first {shown} inputs"
     tiles, labels = [], []
     for unit, weights in zip(units, raw, strict=True):
-        limit = float(weights.abs().max()) or None
-        tiles += [colour.signed(weights[i], limit=limit) for i in range(shown)]
+        limit = float(weights.nan_to_num(0, 0, 0).abs().max()) or None
+        tiles += [_finite(weights[i], partial(colour.signed, limit=limit)) for i in range(shown)]
         labels += [f"{unit}/{i}" for i in range(shown)]
     return contact_sheet(tiles, labels, columns=columns or shown, title=title)
 
 
 def merged(maps: Tensor) -> Image.Image:
     """All maps of a layer as one."""
-    return Image.fromarray(colour.grey(colour.merge(maps.nan_to_num()), limit=1))
+    return _finite(maps, lambda values: colour.grey(colour.merge(values), limit=1))
 
 
 def sheet(tiles: Sequence[Image.Image], labels: Sequence[str], *, title: str, columns: int) -> Image.Image:
@@ -137,5 +141,5 @@ def save_each(found: Explanation, folder: Path, row: int, *, size: int | None, s
         ]
         return save_tiles(tiles, [f"filter-{u:04d}" for u in found.units], folder, size=size)
     values = shown(found.raw[row], found.traits)
-    grey = Image.fromarray(colour.grey(values.clamp_min(0)))
+    grey = _finite(values.clamp_min(0), colour.grey)
     return save_tiles([grey, found.picture(row), found.overlay(row)], ["grey", "heat", "overlay"], folder, size=size)

@@ -34,6 +34,7 @@ class IntegratedGradients:
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         if self.steps < 1:
             raise UsageError(f"integrated-gradients needs at least 1 step, got {self.steps}")
+        images = images.detach()
         start = fill_like(images, self.baseline)
         with undisturbed(classifier, grad=False):
             scores, settled = target.score(classifier, images)

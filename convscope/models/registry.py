@@ -48,22 +48,22 @@ class Request:
 
         ``fixed``: what the source itself passes. Any other error is the factory's own and passes through.
         """
-        named, passes_on = self._check(factory, fixed)
+        named = self._check(factory, fixed)
         try:
             return factory(**fixed, **self.options)
         except TypeError as error:
             # A factory with **options hands them on: what the one below does not take was asked for by the user.
             refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-            if passes_on and refused and refused[1] in self.options.keys() - named:
+            if refused and refused[1] in self.options.keys() - named:
                 raise UsageError(f"{self.name}: it takes no option {refused[1]!r}") from None
             raise
 
-    def _check(self, factory: Callable[..., Any], fixed: Mapping[str, Any]) -> tuple[set[str], bool]:
-        """The options that a factory names, and whether it takes others too. The user's are held against them."""
+    def _check(self, factory: Callable[..., Any], fixed: Mapping[str, Any]) -> set[str]:
+        """The options that a factory names. The user's are held against them, unless it takes any."""
         try:
             parameters = inspect.signature(factory).parameters.values()
         except (TypeError, ValueError):  # a callable written in C may not say
-            return set(), True
+            return set()
         by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in fixed]
         passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters)
         for option in self.options:
@@ -72,7 +72,7 @@ class Request:
         missing = [p.name for p in by_name if p.default is p.empty and p.name not in self.options]
         if missing:
             raise UsageError(f"{self.name} needs the option{'s' * (len(missing) > 1)} {', '.join(missing)}")
-        return {p.name for p in by_name}, passes_on
+        return {p.name for p in by_name}
 
 
 @dataclass(frozen=True)

@@ -53,24 +53,19 @@ def write_run(classifier: Classifier, folder: Path, spec: str, options: Mapping[
     # Clones, because safetensors refuses tensors that share memory.
     state = {key: value.detach().cpu().contiguous().clone() for key, value in classifier.network.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / WEIGHTS, save(state))
-    _write(folder / CLASSES, _json(classifier.classes.names))
+    files = {WEIGHTS: save(state), CLASSES: _json(classifier.classes.names), CONFIG: config.encode()}
     if classifier.classes.synsets:
-        _write(folder / SYNSETS, _json(classifier.classes.synsets))
-    else:
+        files[SYNSETS] = _json(classifier.classes.synsets)
+    for name, content in files.items():
+        (folder / f".{name}.part").write_bytes(content)
+    for name in files:  # all of the new run, or all of the old one
+        os.replace(folder / f".{name}.part", folder / name)
+    if SYNSETS not in files:
         (folder / SYNSETS).unlink(missing_ok=True)
-    _write(folder / CONFIG, config.encode())  # last: a folder with it is complete
 
 
 def _json(names: tuple[str, ...]) -> bytes:
     return (json.dumps(names, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """The whole file or none of it."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
 
 
 def read_run(folder: Path, size: tuple[int, int] | None = None) -> Found:
@@ -87,11 +82,8 @@ def read_run(folder: Path, size: tuple[int, int] | None = None) -> Found:
         framing = Framing(canvas, model["short"], model["interpolation"], model["squash"])
         request = Request(name, RANDOM, dict(model["options"]), size or canvas)
         classes = Classes(_names(folder / CLASSES), _names(folder / SYNSETS) if (folder / SYNSETS).exists() else ())
-        mean, std, channels = (
-            [float(m) for m in model["mean"]],
-            [float(s) for s in model["std"]],
-            int(model["channels"]),
-        )
+        mean, std = [float(m) for m in model["mean"]], [float(s) for s in model["std"]]
+        channels = int(model["channels"])
     except FileNotFoundError as error:
         raise UsageError(f"run:{folder}: not a run folder, {Path(error.filename).name} is missing") from None
     except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, UsageError) as error:

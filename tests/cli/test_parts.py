@@ -7,7 +7,6 @@ import io
 import json
 import math
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,8 +120,11 @@ def test_staged_files_take_their_places_at_the_end(tmp_path: Path) -> None:
     with staged(out) as draft:
         (draft / "x").mkdir()
         (draft / "x" / "y.txt").write_text("1")
+        (draft / "x" / "y.txt").chmod(0o600)
         assert [file.name for file in out.iterdir()] == [draft.name]
     assert (out / "x" / "y.txt").read_text() == "1"
+    (tmp_path / "usual").touch()
+    assert (out / "x" / "y.txt").stat().st_mode == (tmp_path / "usual").stat().st_mode
     with pytest.raises(ZeroDivisionError), staged(out) as draft:  # noqa: PT012
         (draft / "x").mkdir()
         (draft / "x" / "y.txt").write_text("2")
@@ -143,7 +145,7 @@ def test_a_placed_file_is_as_readable_as_any(tmp_path: Path) -> None:
     (tmp_path / "usual").touch()
     with placed(tmp_path / "f.png") as draft:
         draft.write_text("new")
-    assert stat.S_IMODE((tmp_path / "f.png").stat().st_mode) == stat.S_IMODE((tmp_path / "usual").stat().st_mode)
+    assert (tmp_path / "f.png").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 def test_what_earlier_runs_left(tmp_path: Path) -> None:

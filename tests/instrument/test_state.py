@@ -27,7 +27,7 @@ def state(net):
     return {
         "modes": [m.training for m in net.modules()],
         "wants": [p.requires_grad for p in net.parameters()],
-        "grads": [None if p.grad is None else p.grad.clone().tolist() for p in net.parameters()],
+        "grads": [p.grad.tolist() if p.is_leaf and p.grad is not None else None for p in net.parameters()],
         "weights": {name: tensor.tolist() for name, tensor in net.state_dict().items()},
         "torch": torch.get_rng_state().tolist(),
         "numpy": np.random.get_state()[1].tolist(),

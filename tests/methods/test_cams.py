@@ -12,6 +12,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from torch import nn
 
+from convscope.errors import UsageError
 from convscope.instrument.target import Target
 from convscope.methods import METHODS
 from convscope.methods.eigen_cam import EigenCam
@@ -260,3 +261,14 @@ def test_the_default_layer_is_the_last_map_after_its_activation():
         found = METHODS[name]().run(classifier, images, Target(index=CLASSES))
         near(found.raw, ours(name, classifier, images, "relu4"))
         assert found.layer == "relu4"
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning:torch")
+def test_scripted_code_is_no_layer_but_may_stand_beside_one():
+    classifier, images = skip(), photos(2)
+    wanted = ours("grad-cam", classifier, images, "conv3"), ours("ablation", classifier, images, "conv3")
+    classifier.network.relu1 = torch.jit.script(nn.ReLU())
+    near(ours("grad-cam", classifier, images, "conv3"), wanted[0])
+    near(ours("ablation", classifier, images, "conv3"), wanted[1])
+    with pytest.raises(UsageError, match="relu1 is scripted code"):
+        ours("grad-cam", classifier, images, "relu1")

@@ -11,7 +11,6 @@ from skimage import data
 
 from convscope.errors import ModelError, UsageError
 from convscope.images.frame import Framing
-from convscope.models import run
 from convscope.models.classes import Classes, imagenet
 from convscope.models.registry import load_classifier
 from convscope.models.run import read_run, write_run
@@ -105,9 +104,17 @@ def test_writing_again_replaces(folder):
     same(load_classifier(f"run:{folder}"), classifier_of())
 
 
-def test_a_file_is_whole_or_absent(folder, monkeypatch):
+def test_a_full_disk_leaves_the_old_run(folder, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr(run.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    write = type(folder).write_bytes
+
+    def full(path, content):
+        if "config" in path.name:
+            write(path, content[:10])
+            raise OSError("disk full")
+        return write(path, content)
+
+    monkeypatch.setattr(type(folder), "write_bytes", full)
     with pytest.raises(OSError, match="disk full"):
         write_run(classifier_of(options={"num_classes": 2}, classes=["a", "b"]), folder, SPEC, {"num_classes": 2})
     monkeypatch.undo()
