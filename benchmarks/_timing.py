@@ -34,7 +34,7 @@ def timed(run: Run, *, device: str = "cpu") -> float:
 def interleaved(
     runs: Mapping[str, Run], *, seconds: float, least: int = 3, most: int = 40, device: str = "cpu"
 ) -> dict[str, list[float]]:
-    """Times of rounds A B C, C B A, A B C ... for about ``seconds`` after a warm-up round; ``least`` to ``most`` rounds.
+    """Times of ``least`` to ``most`` rounds A B C, C B A, A B C ... in about ``seconds``, after a warm-up round.
 
     The order turns round, so that no candidate always runs after the same one. Garbage is collected between rounds,
     not within them.

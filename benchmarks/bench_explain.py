@@ -23,11 +23,14 @@ SLOWEST = 5
 def command(arguments: Sequence[str]) -> tuple[float, float, float]:
     """Seconds of wall time, seconds of processor time and peak MiB of a convscope command in a process of its own."""
     start = time.perf_counter()
-    child = subprocess.Popen([sys.executable, "-m", "convscope", *arguments], stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "convscope", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    said = child.stderr.read() if child.stderr else ""
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
-        sys.exit(f"convscope {' '.join(arguments)} ended with {child.returncode}")
+        sys.exit(f"convscope {' '.join(arguments)} ended with {child.returncode}:\n{said}")
     return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 

@@ -1,6 +1,6 @@
 """How many windows a second does occlusion try, in images a second of a plain forward pass at its best batch size?
 
-Incremental inference may pass 1. Once with glibc's malloc as it comes and once as `convscope --allocator tuned` sets it.
+Incremental inference passes 1. Once with glibc's malloc as it is and once as `convscope --allocator tuned` sets it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Receptive fields: which pixels a unit can see at all, worked out backwards through the traced operations.
 
 Exact where every operation on the way is understood: the box returned is the smallest that holds every pixel on which
-the units at a place depend. Channels are not told apart, and rows and columns are followed one by one, so that it can be
-larger, never smaller, where branches of unequal reach are split again by channel or shifted against each other. A global
-operation (pooling to one value, squeeze-and-excite, flattening) makes it the whole input, an operation not understood
-makes it unknown; both are said.
+the units at a place depend. Channels are not told apart, and rows and columns are followed one by one, so that it can
+be larger, never smaller, where branches of unequal reach are split again by channel or shifted against each other. A
+global operation (pooling to one value, squeeze-and-excite, flattening) makes it the whole input, an operation not
+understood makes it unknown; both are said.
 """
 
 from __future__ import annotations

@@ -10,10 +10,8 @@ from hypothesis import Phase, assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from convscope.instrument.receptive_field import receptive_field, unit_box
+from convscope.instrument.receptive_field import unit_box
 from convscope.instrument.trace import trace
-from convscope.models.zoo import ARCHITECTURES
-from tests.instrument.nets import conv
 
 # The shape checker looks at random items of tuples.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")

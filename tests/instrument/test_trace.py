@@ -127,7 +127,7 @@ def test_writing_into_shared_memory_is_noticed(write, aliasing):
 
 
 class Counting(TorchDispatchMode):
-    """The most bytes that a pass takes at one time, asked of the allocations themselves; the weights are not counted."""
+    """The most bytes that a pass takes at one time, asked of the allocations themselves; weights are not counted."""
 
     def __init__(self, net, image):
         super().__init__()

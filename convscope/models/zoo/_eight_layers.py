@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
 
@@ -29,7 +29,7 @@ def eight_layers(
     *,
     num_classes: int,
     fc: int,
-    conv: tuple[int, int, int],
+    conv: Sequence[int],
     without: int | Collection[int],
     size: int | tuple[int, int],
     groups: int = 1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from torch import nn
 
@@ -16,7 +16,7 @@ def zfnet(
     *,
     num_classes: int = 1000,
     fc: int = 4096,
-    conv: tuple[int, int, int] = (384, 384, 256),
+    conv: Sequence[int] = (384, 384, 256),
     without: int | Collection[int] = (),
     size: int | tuple[int, int] = 224,
 ) -> nn.Sequential:
