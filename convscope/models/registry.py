@@ -164,8 +164,13 @@ def load_classifier(
 
 
 def resized(framing: Framing, size: int | tuple[int, int]) -> Framing:
-    """The same policy at another canvas: the share of the photo that is cut away stays as it is."""
+    """The same policy at another canvas: the share of the photo that is cut away stays as it is.
+
+    Where there was no canvas yet, the photo is made to cover it and its centre is cut out, as ``Scope`` does.
+    """
     canvas = canvas_of(size)
-    if framing.size is None or framing.short is None:
+    if framing.size is None:
+        return replace(framing, size=canvas, short=min(canvas))
+    if framing.short is None:
         return replace(framing, size=canvas)
     return replace(framing, size=canvas, short=round(framing.short * min(canvas) / min(framing.size)))

@@ -256,7 +256,7 @@ def test_another_number_of_classes_of_a_random_network():
         (Framing((224, 224), 224, "bilinear"), 299, Framing((299, 299), 299, "bilinear")),
         (Framing((224, 224), 249, squash=True), 112, Framing((112, 112), 124, squash=True)),
         (Framing((224, 224)), 64, Framing((64, 64))),
-        (Framing(), (64, 32), Framing((64, 32))),
+        (Framing(), (64, 32), Framing((64, 32), 32)),
     ],
 )
 def test_resized(framing, size, expected):
