@@ -9,7 +9,7 @@ import tests.checker  # noqa: F401 - the hook finds it by its name
 
 torch.set_num_threads(1)
 
-CHECKED = [f"convscope.{part}" for part in ("images", "models", "instrument", "methods", "scope")]
+CHECKED = [f"convscope.{part}" for part in ("images.frame", "models", "instrument", "methods", "scope")]
 
 assert not [name for name in sys.modules if name.startswith("convscope.")], "imported too early to be checked"
 install_import_hook(CHECKED, "tests.checker.check")

@@ -524,7 +524,7 @@ def test_a_class(prefix):
     classifier = load_classifier(prefix + "Net", options={"classes": 6}, mean=[0.5], size=32, classes=list("abcdef"))
     assert sys.path == path
     assert classifier(torch.rand(2, 3, 32, 32)).shape == (2, 6)
-    assert (classifier.framing, classifier.mean) == (Framing((32, 32)), (0.5,) * 3)
+    assert (classifier.framing, classifier.mean) == (Framing((32, 32), 32), (0.5,) * 3)
     assert not classifier.network.training
     assert classifier.name == prefix + "Net"
 
