@@ -133,7 +133,7 @@ class _PlainJob(_Job):
         self.next = console.every
 
     def show(self, seconds: float) -> None:
-        if seconds >= self.next and self.done < self.total:
+        if seconds >= self.next and 0 < self.done < self.total:
             left = seconds / self.done * (self.total - self.done)
             print(f"{self.label}: {self.done}/{self.total}, {left:.0f} s left", file=self.console.stream, flush=True)
             self.next = seconds + self.console.every

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from convscope.models.classifier import Classifier
 from convscope.types import Features, Images, Logits, Scores
 
 One: TypeAlias = int | str | Callable[[Tensor], Tensor] | None
-Spec: TypeAlias = One | Sequence[int | str] | Tensor
+Spec: TypeAlias = One | Sequence[int | str] | Tensor | np.ndarray | np.integer
 
 STRONGEST = 9  # units shown for a layer named without units: a 3 x 3 block, as the paper's figure 2
 
