@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils.checkpoint import CheckpointError
 
 from convscope.errors import RuleError, UsageError
 from convscope.instrument.calls import CallWatch
@@ -53,6 +54,15 @@ class relu_rule(TorchFunctionMode):
             )
         super().__enter__()
         return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        super().__exit__(kind, error, traceback)
+        if isinstance(error, CheckpointError):
+            # A checkpointed segment runs again in the backward pass, where torch switches every mode off. It compares
+            # what is kept for that pass with what was, so a rule that was lost on the way does not pass silently.
+            raise RuleError(
+                f"the {self.rule} rule does not reach into checkpointed segments: switch gradient checkpointing off"
+            ) from error
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

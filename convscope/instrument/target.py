@@ -160,14 +160,14 @@ def resolve_target(
     """
     count = len(images)
     classes = _class_names(classifier, images)
-    if getattr(spec, "ndim", None) == 0:  # a number out of an array or tensor
-        spec = int(spec)  # type: ignore[arg-type]
+    if isinstance(spec, (np.integer, np.ndarray, Tensor)):
+        spec = spec.tolist()
     if spec is None or callable(spec):
         if spec is not None and against is not None:
             raise UsageError("against= compares classes; put the difference into the target function instead")
         target, rows = Target(function=spec), list(range(count))
-    elif not isinstance(spec, (int, str)):
-        indices = [classes.find(int(s) if not isinstance(s, str) else s) for s in spec]
+    elif isinstance(spec, Sequence) and not isinstance(spec, str):
+        indices = [classes.find(word) for word in spec]
         if not indices:
             raise UsageError("an empty list names no target")
         if count != 1 and len(indices) != count:

@@ -49,7 +49,10 @@ class Classes:
         raise unknown("class", query, [part for parts in synonyms for part in parts])
 
     def _index(self, number: SupportsIndex) -> int:
-        index = operator.index(number)  # numpy's and torch's integers too
+        try:
+            index = operator.index(number)  # numpy's and torch's integers too
+        except TypeError:
+            raise UsageError(f"a class is a name or an index, not {number!r}") from None
         if not 0 <= index < len(self):
             raise UsageError(f"class index {index} is out of range: the model has {len(self)} classes")
         return index
