@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from convscope.errors import ConvscopeError, UsageError
 from convscope.images.frame import Framing, canvas_of, to_image
 from convscope.images.read import Photo, find_photos, read_photo
+from convscope.instrument.batches import AT_ONCE
 from convscope.instrument.layers import LayerRow, layer_table, resolve
 from convscope.instrument.state import undisturbed
 from convscope.instrument.target import STRONGEST, Spec, resolve_target
@@ -30,7 +31,6 @@ Source: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor | Photo
 Photos: TypeAlias = Source | Sequence[Source]
 
 TABLE_SIZE = (224, 224)  # for looking at the layers of a network that takes any size
-PREDICT_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Scope:
         """Class probabilities of photos: paths, folders, globs, PIL images, arrays, or tensors "b c h w" in [0, 1]."""
         images, views = self.images(photos)
         with undisturbed(self.classifier, grad=False):
-            logits = torch.cat([self.classifier(part) for part in images.split(PREDICT_AT_ONCE)])
+            logits = torch.cat([self.classifier(part) for part in images.split(AT_ONCE)])
         assert self.classifier.classes is not None
         names = tuple(view.photo.name for view in views)
         found = probabilities(logits)

@@ -16,6 +16,7 @@ from torch import nn
 
 from convscope.errors import Cancelled, UsageError
 from convscope.instrument.address import Address
+from convscope.instrument.batches import AT_ONCE
 from convscope.instrument.target import Target, resolve_target
 from convscope.methods import METHODS, configure
 from convscope.models.classifier import Classifier, probabilities
@@ -287,6 +288,32 @@ def test_a_batch_larger_than_a_pass(name):
         return
     for i in (0, 15, 16, 17):
         near(together.raw[i], raw(name, classifier, images[i : i + 1], target[i : i + 1])[0])
+
+
+class Widest(nn.Module):
+    """Hands on what it is given and remembers the largest batch of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = [0]
+
+    def forward(self, x):
+        self.seen[0] = max(self.seen[0], len(x))
+        return x
+
+
+@pytest.mark.parametrize("name", having("budget"))
+def test_a_budget_holds_for_any_number_of_images(name):
+    widest = Widest()
+    run(name, disturbed(widest), photos(3), chunk=1)
+    assert widest.seen[0] <= 2, "two variants are what incremental inference is tried on"
+
+
+@every
+def test_many_images_are_not_in_one_pass(name):
+    widest = Widest()
+    run(name, disturbed(widest), photos(AT_ONCE + 1), Target(index=(1,) * (AT_ONCE + 1)))
+    assert widest.seen[0] <= AT_ONCE
 
 
 @pytest.mark.parametrize("name", having("chunk"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,14 +11,14 @@ from torch import Tensor
 from convscope.errors import UsageError
 from convscope.instrument.address import Address
 from convscope.instrument.backward import Norm, Rule, relu_rule
+from convscope.instrument.batches import parts
 from convscope.instrument.record import record
 from convscope.instrument.state import undisturbed
-from convscope.instrument.target import Target
+from convscope.instrument.target import Target, joined
 from convscope.models.classifier import Classifier
 from convscope.types import Features, Images, Pixels, Scores
 
 Seed = Literal["one", "activation"]
-AT_ONCE = 16  # images in one backward pass: more gains nothing on a CPU and costs memory
 
 
 @dataclass(frozen=True)
@@ -41,24 +41,23 @@ def pixel_gradient(
     seed: Seed = "one",
 ) -> PixelGradient:
     """Send ``seed`` (1, or the target's own activation) back from the target to the pixels; exact for any batch."""
-    parts = []
+    found = []
     with undisturbed(classifier):
-        for start in range(0, len(images), AT_ONCE):
-            rows = slice(start, start + AT_ONCE)
+        for rows in parts(len(images)):
             pixels = images[rows].detach().clone().requires_grad_()
             with relu_rule(rule, contrast_norm=contrast_norm) as applied:
                 scores, settled = target[rows].score(classifier, pixels)
                 notes = applied.verify(scores)
                 seeds = torch.ones_like(scores) if seed == "one" else scores.detach()
                 (back,) = _grad(scores, pixels, seeds)
-            parts.append(PixelGradient(back, scores.detach().to(images.dtype), settled, notes))
-    if len(parts) == 1:
-        return parts[0]
+            found.append(PixelGradient(back, scores.detach().to(images.dtype), settled, notes))
+    if len(found) == 1:
+        return found[0]
     return PixelGradient(
-        torch.cat([part.pixels for part in parts]),
-        torch.cat([part.scores for part in parts]),
-        joined([part.target for part in parts]),
-        parts[0].notes,
+        torch.cat([part.pixels for part in found]),
+        torch.cat([part.scores for part in found]),
+        joined([part.target for part in found]),
+        found[0].notes,
     )
 
 
@@ -67,16 +66,6 @@ def _grad(scores: Scores, wanted: Tensor, seeds: Scores) -> tuple[Tensor, ...]:
         return (torch.zeros_like(wanted),)
     found = torch.autograd.grad(scores, wanted, seeds, allow_unused=True)
     return tuple(torch.zeros_like(wanted) if g is None else g for g in found)
-
-
-def joined(targets: list[Target]) -> Target:
-    """The targets of consecutive parts of a batch as one."""
-
-    def together(name: str) -> tuple[int, ...] | None:
-        values = [getattr(target, name) for target in targets]
-        return None if values[0] is None else tuple(i for value in values for i in value)
-
-    return replace(targets[0], index=together("index"), against=together("against"))
 
 
 @dataclass(frozen=True)
@@ -91,10 +80,9 @@ class LayerGradient:
 
 def layer_gradient(classifier: Classifier, images: Images, layer: Address, target: Target) -> LayerGradient:
     """Maps of a layer and the target's gradient there. The graph begins at the layer: nothing runs back below it."""
-    parts = []
+    found = []
     with undisturbed(classifier):
-        for start in range(0, len(images), AT_ONCE):
-            rows = slice(start, start + AT_ONCE)
+        for rows in parts(len(images)):
             with record(classifier.network, [layer], grad=True) as kept:
                 scores, settled = target[rows].score(classifier, images[rows].detach())
             if layer.key not in kept and target.layer is not None:
@@ -105,12 +93,12 @@ def layer_gradient(classifier: Classifier, images: Images, layer: Address, targe
                     f"layer {layer} gives {tuple(maps.shape[1:])} an image; maps with rows and columns are needed"
                 )
             (gradient,) = _grad(scores, maps, torch.ones_like(scores))
-            parts.append(LayerGradient(maps.detach(), gradient, scores.detach(), settled))
-    if len(parts) == 1:
-        return parts[0]
+            found.append(LayerGradient(maps.detach(), gradient, scores.detach(), settled))
+    if len(found) == 1:
+        return found[0]
     return LayerGradient(
-        torch.cat([part.maps for part in parts]),
-        torch.cat([part.gradient for part in parts]),
-        torch.cat([part.scores for part in parts]),
-        joined([part.target for part in parts]),
+        torch.cat([part.maps for part in found]),
+        torch.cat([part.gradient for part in found]),
+        torch.cat([part.scores for part in found]),
+        joined([part.target for part in found]),
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from convscope.errors import UsageError, unknown
 from convscope.instrument.address import Address, modules_by_path, parse_address
+from convscope.instrument.batches import parts
 from convscope.instrument.layers import resolve_one
 from convscope.instrument.record import record
 from convscope.instrument.state import undisturbed
@@ -125,6 +126,16 @@ class Target:
         if self.against is None:
             return tuple(names)
         return tuple(f"{name} against {_name(classes, i)}" for name, i in zip(names, self.against, strict=True))
+
+
+def joined(targets: Sequence[Target]) -> Target:
+    """The targets of consecutive parts of a batch as one."""
+
+    def together(name: str) -> tuple[int, ...] | None:
+        values = [getattr(target, name) for target in targets]
+        return None if values[0] is None else tuple(i for value in values for i in value)
+
+    return replace(targets[0], index=together("index"), against=together("against"))
 
 
 def first_argmax(flat: Tensor) -> Tensor:
@@ -249,8 +260,16 @@ def strongest_units(classifier: Classifier, images: Images, layer: Address, coun
     """Each image's ``count`` units of a layer with the highest spatial maximum, the highest first."""
     if count < 1:
         raise UsageError(f"strongest must be at least 1, got {count}")
-    with undisturbed(classifier, grad=False), record(classifier.network, [layer], stop=True) as kept:
-        classifier(images)
-    peaks = kept[layer].flatten(2).amax(2) if kept[layer].ndim > 2 else kept[layer]
-    order = peaks.sort(dim=1, descending=True, stable=True).indices[:, :count]
+    peaks = []
+    with undisturbed(classifier, grad=False):
+        for rows in parts(len(images)):
+            with record(classifier.network, [layer], stop=True, reduce=_peaks) as kept:
+                classifier(images[rows])
+            peaks.append(kept[layer])
+    order = torch.cat(peaks).sort(dim=1, descending=True, stable=True).indices[:, :count]
     return [tuple(row) for row in order.tolist()]
+
+
+def _peaks(maps: Features | Logits) -> Tensor:
+    """Each unit's spatial maximum; of numbers without rows and columns, themselves."""
+    return maps.flatten(2).amax(2) if maps.ndim > 2 else maps.clone()

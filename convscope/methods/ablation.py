@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from convscope.instrument.address import Address
+from convscope.instrument.forward import mapped
 from convscope.instrument.record import record
 from convscope.instrument.regions import changed_scores
-from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target
 from convscope.instrument.trace import trace
-from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB
+from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB, Found, one_by_one
 from convscope.methods._cam import LAYER_HELP, cam_layer, to_canvas
 from convscope.methods.explanation import Explanation, explain
 from convscope.methods.registry import register, setting
 from convscope.models.classifier import Classifier
-from convscope.types import Images
+from convscope.types import Images, OneImage, Scores, VariantScores
 
 
 @register("ablation", "map", "positive", costly=True)
@@ -33,24 +32,21 @@ class Ablation:
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         layer = cam_layer(classifier, images, self.layer)
-        with undisturbed(classifier, grad=False), record(classifier.network, [layer]) as kept:
-            scores, settled = target.score(classifier, images)
-        maps = kept[layer]
-        weights = torch.stack(
-            [
-                (scores[i] - self._ablated(classifier, images[i : i + 1], layer, maps[i], settled[i : i + 1]))
-                / scores[i]
-                for i in range(len(images))
-            ]
-        )
-        raw = to_canvas((maps * weights[:, :, None, None]).sum(1).relu(), images)
+
+        def explain_one(image: OneImage, target: Target) -> Found:
+            maps, score, settled = mapped(classifier, image, layer, target)
+            weights = (score - self._ablated(classifier, image, layer, maps[0], settled, score)) / score
+            return to_canvas((maps * weights[:, None, None]).sum(1).relu(), image), score, settled
+
+        raw, scores, settled = one_by_one(images, target, explain_one)
         return explain(self, classifier, images, settled, raw, scores, layer=layer.key)
 
-    def _ablated(self, classifier: Classifier, image: Images, layer: Address, maps: Tensor, target: Target) -> Tensor:
+    def _ablated(
+        self, classifier: Classifier, image: OneImage, layer: Address, maps: Tensor, target: Target, score: Scores
+    ) -> VariantScores:
         """The score without each of the maps "k fh fw". A map that is zero already is not tried."""
         alive = maps.flatten(1).any(1).nonzero().flatten().tolist()
-        with undisturbed(classifier, grad=False):
-            scores = target.score(classifier, image)[0].repeat(len(maps))
+        scores = score.repeat(len(maps))
         event = trace(classifier.network, image, through=classifier).event(layer.key)
         start = event.value if event is not None else None
         assert start is not None, "a layer that ran just now is in the trace"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+
 from convscope.errors import UsageError
+from convscope.instrument.batches import parts
 from convscope.instrument.record import record
 from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target
@@ -25,9 +28,13 @@ class Activations:
 
     def run(self, classifier: Classifier, images: Images, target: Target | None = None) -> Explanation:
         layer = cam_layer(classifier, images, self.layer)
-        with undisturbed(classifier, grad=False), record(classifier.network, [layer], stop=True) as kept:
-            classifier(images)
-        maps = kept[layer]
+        found = []
+        with undisturbed(classifier, grad=False):
+            for rows in parts(len(images)):
+                with record(classifier.network, [layer], stop=True) as kept:
+                    classifier(images[rows])
+                found.append(kept[layer])
+        maps = torch.cat(found)
         if maps.ndim == 2:
             maps = maps[:, :, None, None]
         if maps.ndim != 4:

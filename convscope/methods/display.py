@@ -92,11 +92,10 @@ def feature_sheet(raw: Tensor, units: Sequence[int], *, title: str, columns: int
         tiles += feature_tiles(maps, squash)
         labels += [str(unit) for unit in units]
         dead += [not alive for alive in maps.flatten(1).any(1).tolist()]
-    alive = f"{len(units)} units"
+    title += ": {} units of {}x{}".format(len(units), *raw.shape[-2:])
     if any(dead) and len(raw) == 1:
-        alive += f", {sum(dead)} of them silent here"
-    height, width = raw.shape[-2:]
-    return contact_sheet(tiles, labels, columns=columns, dead=dead, title=f"{title}: {alive} of {height}x{width}")
+        title += f", {sum(dead)} silent here"
+    return contact_sheet(tiles, labels, columns=columns, dead=dead, title=title)
 
 
 def filter_sheet(raw: Tensor, units: Sequence[int], *, title: str, columns: int | None) -> Image.Image:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from convscope.instrument.record import record
-from convscope.instrument.state import undisturbed
+from convscope.instrument.forward import mapped
 from convscope.instrument.target import Target
 from convscope.methods._cam import LAYER_HELP, cam_layer, to_canvas
 from convscope.methods.explanation import Explanation, explain
@@ -29,9 +28,8 @@ class EigenCam:
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         layer = cam_layer(classifier, images, self.layer)
-        with undisturbed(classifier, grad=False), record(classifier.network, [layer]) as kept:
-            scores, settled = target.score(classifier, images)
-        raw = to_canvas(self.project(kept[layer]).relu(), images)
+        maps, scores, settled = mapped(classifier, images, layer, target)
+        raw = to_canvas(self.project(maps).relu(), images)
         return explain(self, classifier, images, settled, raw, scores, layer=layer.key)
 
     def project(self, maps: Features) -> LayerMaps:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from convscope.errors import UsageError
+from convscope.instrument.forward import scored
 from convscope.instrument.gradient import pixel_gradient
-from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target
 from convscope.methods._fill import FILL_HELP, FILLS, fill_like
 from convscope.methods.explanation import Explanation, explain
@@ -36,9 +36,8 @@ class IntegratedGradients:
             raise UsageError(f"integrated-gradients needs at least 1 step, got {self.steps}")
         images = images.detach()
         start = fill_like(images, self.baseline)
-        with undisturbed(classifier, grad=False):
-            scores, settled = target.score(classifier, images)
-            floor = settled.score(classifier, start)[0]
+        scores, settled = scored(classifier, images, target)
+        floor, _ = scored(classifier, start, settled)
         points, weights = np.polynomial.legendre.leggauss(self.steps)
         mean = torch.zeros((), device=images.device)
         for at, weight in track([*zip((points + 1) / 2, weights / 2, strict=True)], "integrated-gradients"):

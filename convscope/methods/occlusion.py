@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from convscope.errors import UsageError
+from convscope.instrument.forward import scored
 from convscope.instrument.regions import patched_scores
-from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target
-from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB
+from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB, Found, one_by_one
 from convscope.methods._fill import FILL_HELP, FILLS, fill_like
 from convscope.methods.explanation import Explanation, explain
 from convscope.methods.registry import register, setting
 from convscope.models.classifier import Classifier
-from convscope.types import Images, Patches
+from convscope.types import Images, OneImage, Patches, Scores, VariantScores
 
 Window = tuple[int, int]  # first row and column of an occluder
 
@@ -38,16 +38,14 @@ class Occlusion:
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         windows, side = self.windows(*images.shape[-2:])
-        with undisturbed(classifier, grad=False):
-            scores, settled = target.score(classifier, images)
-        filled = fill_like(images, self.fill)
-        maps = []
-        for i in range(len(images)):
-            drops = self._drops(classifier, images[i : i + 1], filled[i : i + 1], settled[i : i + 1], windows, side)
-            maps.append(spread(drops, windows, side, images.shape[-2], images.shape[-1]))
-        return explain(
-            self, classifier, images, settled, torch.stack(maps).to(images.dtype), scores, baseline=self.fill
-        )
+
+        def explain_one(image: OneImage, target: Target) -> Found:
+            score, settled = scored(classifier, image, target)
+            drops = self._drops(classifier, image, settled, score, windows, side)
+            return spread(drops, windows, side, *image.shape[-2:])[None].to(image.dtype), score, settled
+
+        raw, scores, settled = one_by_one(images, target, explain_one)
+        return explain(self, classifier, images, settled, raw, scores, baseline=self.fill)
 
     def windows(self, height: int, width: int) -> tuple[list[Window], int]:
         """Where the square lies, in reading order, and its side."""
@@ -62,13 +60,13 @@ class Occlusion:
         return [(row, col) for row in steps(height, side, stride) for col in steps(width, side, stride)], side
 
     def _drops(
-        self, classifier: Classifier, image: Images, filled: Images, target: Target, windows: list[Window], side: int
-    ) -> Tensor:
+        self, classifier: Classifier, image: OneImage, target: Target, clean: Scores, windows: list[Window], side: int
+    ) -> VariantScores:
+        filled = fill_like(image, self.fill)
+
         def patches(rows: slice) -> Patches:
             return torch.stack([filled[0, :, row : row + side, col : col + side] for row, col in windows[rows]])
 
-        with undisturbed(classifier, grad=False):
-            clean, _ = target.score(classifier, image)
         scores = patched_scores(
             classifier, image, target, windows, patches, budget=self.budget, chunk=self.chunk, label="occlusion"
         )

@@ -7,14 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convscope.errors import UsageError
+from convscope.instrument.forward import scored
 from convscope.instrument.perturb import variant_scores
-from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target
-from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB
+from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB, Found, one_by_one
 from convscope.methods.explanation import Explanation, explain
 from convscope.methods.registry import register, setting
 from convscope.models.classifier import Classifier, probabilities
-from convscope.types import Images, Scores
+from convscope.types import Images, OneImage, Scores, VariantScores
 
 
 @register("rise", "map", "relative", costly=True)
@@ -36,16 +36,22 @@ class Rise:
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         if self.masks < 1 or self.grid < 1 or not 0 < self.keep < 1:
             raise UsageError("rise: masks and grid must be at least 1 and keep between 0 and 1")
-        with undisturbed(classifier, grad=False):
-            scores, settled = target.score(classifier, images)
         draw = _Masks(self, *images.shape[-2:])
-        weights = [self._weights(classifier, images[i : i + 1], settled[i : i + 1], draw) for i in range(len(images))]
-        raw = torch.stack([_weighed(w, draw) for w in weights]) / (self.masks * self.keep)
-        same = [i for i, w in enumerate(weights) if bool(w.max() - w.min() <= 1e-6 * w.abs().max())]
-        notes = [f"row {i}: every mask scores the same, nothing was found for this target" for i in same]
-        return explain(self, classifier, images, settled, raw.to(images.dtype), scores, baseline="black", notes=notes)
+        flat: list[bool] = []
 
-    def _weights(self, classifier: Classifier, image: Images, target: Target, draw: _Masks) -> Tensor:
+        def explain_one(image: OneImage, target: Target) -> Found:
+            score, settled = scored(classifier, image, target)
+            weights = self._weights(classifier, image, settled, draw)
+            flat.append(bool(weights.max() - weights.min() <= 1e-6 * weights.abs().max()))
+            map = _weighed(weights, draw) / (self.masks * self.keep)
+            return map[None].to(image.dtype), score, settled
+
+        raw, scores, settled = one_by_one(images, target, explain_one)
+        same = "every mask scores the same, nothing was found for this target"
+        notes = [f"row {i}: {same}" for i, is_flat in enumerate(flat) if is_flat]
+        return explain(self, classifier, images, settled, raw, scores, baseline="black", notes=notes)
+
+    def _weights(self, classifier: Classifier, image: OneImage, target: Target, draw: _Masks) -> VariantScores:
         def masked(rows: slice) -> Tensor:
             return target.outputs(classifier, image * draw(rows)[:, None].to(image))
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from convscope.instrument.forward import mapped
 from convscope.instrument.perturb import variant_scores
-from convscope.instrument.record import record
-from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target
-from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB
+from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB, Found, one_by_one
 from convscope.methods._cam import LAYER_HELP, cam_layer, to_canvas
 from convscope.methods.explanation import Explanation, explain
 from convscope.methods.registry import register, setting
 from convscope.models.classifier import Classifier
-from convscope.types import Features, Images
+from convscope.types import Features, Images, OneImage, VariantScores
 
 
 @register("score-cam", "map", "positive", costly=True)
@@ -32,24 +31,24 @@ class ScoreCam:
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
         layer = cam_layer(classifier, images, self.layer)
-        with undisturbed(classifier, grad=False), record(classifier.network, [layer]) as kept:
-            scores, settled = target.score(classifier, images)
-        maps = kept[layer]
-        weights = torch.stack([self._weights(classifier, images, maps, settled, i) for i in range(len(images))])
-        raw = to_canvas((maps * weights[:, :, None, None].to(maps.dtype)).sum(1).relu(), images)
+
+        def explain_one(image: OneImage, target: Target) -> Found:
+            maps, score, settled = mapped(classifier, image, layer, target)
+            weights = self._weights(classifier, image, maps, settled).to(maps.dtype)
+            return to_canvas((maps * weights[:, None, None]).sum(1).relu(), image), score, settled
+
+        raw, scores, settled = one_by_one(images, target, explain_one)
         return explain(self, classifier, images, settled, raw, scores, layer=layer.key, baseline="black")
 
-    def _weights(self, classifier: Classifier, images: Images, maps: Features, target: Target, i: int) -> torch.Tensor:
-        image = images[i : i + 1]
-
+    def _weights(self, classifier: Classifier, image: OneImage, maps: Features, target: Target) -> VariantScores:
         def masked(rows: slice) -> Images:
-            large = F.interpolate(maps[i : i + 1, rows], image.shape[-2:], mode="bilinear", align_corners=False)
+            large = F.interpolate(maps[:, rows], image.shape[-2:], mode="bilinear", align_corners=False)
             return image * _unit_range(large)[0, :, None].to(image.dtype)
 
         scores = variant_scores(
             classifier,
             image,
-            target[i : i + 1],
+            target,
             maps.shape[1],
             lambda rows: target.outputs(classifier, masked(rows)),
             budget=self.budget,

@@ -6,7 +6,7 @@ from functools import reduce
 
 import torch
 
-from convscope.instrument.state import undisturbed
+from convscope.instrument.forward import scored
 from convscope.instrument.target import Target
 from convscope.methods._noise import NOISE_HELP, SAMPLES_HELP, SEED_HELP, noisy_gradients
 from convscope.methods.explanation import Explanation, explain
@@ -27,8 +27,7 @@ class SmoothGrad:
     seed: int = setting(default=0, help=SEED_HELP)
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
-        with undisturbed(classifier, grad=False):
-            scores, settled = target.score(classifier, images)
+        scores, settled = scored(classifier, images, target)
         gradients = noisy_gradients(classifier, images, settled, self.samples, self.noise, self.seed, "smoothgrad")
         raw = reduce(torch.add, gradients) / self.samples
         return explain(self, classifier, images, settled, raw.to(images.dtype), scores)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from convscope.instrument.state import undisturbed
+from convscope.instrument.forward import scored
 from convscope.instrument.target import Target
 from convscope.methods._noise import NOISE_HELP, SAMPLES_HELP, SEED_HELP, noisy_gradients
 from convscope.methods.explanation import Explanation, explain
@@ -25,8 +25,7 @@ class VarGrad:
     seed: int = setting(default=0, help=SEED_HELP)
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
-        with undisturbed(classifier, grad=False):
-            scores, settled = target.score(classifier, images)
+        scores, settled = scored(classifier, images, target)
         gradients = noisy_gradients(classifier, images, settled, self.samples, self.noise, self.seed, "vargrad")
         mean = squares = torch.zeros((), device=images.device)
         for count, gradient in enumerate(gradients, start=1):

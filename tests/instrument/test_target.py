@@ -8,8 +8,7 @@ from torch import nn
 
 from convscope.errors import UsageError
 from convscope.instrument.address import Address, parse_address
-from convscope.instrument.gradient import joined
-from convscope.instrument.target import Target, first_argmax, resolve_target, strongest_units
+from convscope.instrument.target import Target, first_argmax, joined, resolve_target, strongest_units
 from convscope.models.classes import Classes
 from convscope.models.classifier import Classifier
 from tests.instrument.nets import Loop, Student
