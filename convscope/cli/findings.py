@@ -92,9 +92,14 @@ def _explanations(scope: Scope, plan: Plan, photo: Photo, method: Any) -> list[E
 def _figure(found: Explanation, row: int, place: Path) -> Figure:
     """A row's files (grey, heat and overlay as PNG, the numbers as safetensors), and its place in the report."""
     found[row].save(place / "raw.safetensors")
-    files = {file.stem: file for file in found.save_each(place, row)}
-    with Image.open(files["heat"]) as heat, Image.open(files["overlay"]) as overlay:
-        return Figure.of(found, row, heat, overlay)
+    pictures = {file.stem: _opened(file) for file in found.save_each(place, row)}
+    map = pictures.get("closeup", pictures["heat"])
+    return Figure.of(found, row, map, pictures["overlay"], pictures.get("closeup-photo"))
+
+
+def _opened(file: Path) -> Image.Image:
+    with Image.open(file) as picture:
+        return picture.copy()
 
 
 def _about(found: Explanation, row: int, place: Path, draft: Path) -> dict[str, Any]:

@@ -42,10 +42,11 @@ def squash(maps: Values) -> np.ndarray:
 def robust_limit(values: Values, percent: float = 99.5) -> float:
     """The magnitude that ``percent`` of the values do not exceed, so that a few outliers do not set the scale.
 
-    Where that is zero, as in a map with a single spot, it is the largest magnitude.
+    Values that are zero are not counted: what surrounds a small spot says nothing of its scale. Zero where all are.
     """
     magnitude = np.abs(_numbers(values, 0))
-    return float(np.percentile(magnitude, percent)) or float(magnitude.max())
+    magnitude = magnitude[magnitude > 0]
+    return float(np.percentile(magnitude, percent)) if magnitude.size else 0.0
 
 
 def grey(map: Values, *, limit: float | None = None) -> Picture:

@@ -53,6 +53,14 @@ class Placement:
         first = round(start * scale)
         return first, max(round((start + self.canvas[axis]) * scale), first + 1)  # of two pixels one is left
 
+    def on_photo(self, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        """A box of the canvas (top, left, bottom, right) in the original's pixels."""
+        top, left, bottom, right = (
+            round((side + (self.top, self.left)[i % 2]) * self.original[i % 2] / self.resized[i % 2])
+            for i, side in enumerate(box)
+        )
+        return top, left, bottom, right
+
     def to_photo(self, maps: Tensor) -> Tensor:
         """Maps "... h w" on the canvas -> "... H W" on the original; what the network did not see is zero."""
         if maps.shape[-2:] != self.canvas:

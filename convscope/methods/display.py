@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from convscope.images import colour
-from convscope.images.frame import Placement
+from convscope.images.colour import Box
+from convscope.images.frame import Placement, to_image
 from convscope.images.sheet import contact_sheet
 from convscope.images.sheet import save_each as save_tiles
 from convscope.methods.registry import Traits
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 SMOOTHING = 0.01  # of the canvas: single pixels are lost on a photo
 SLICES = 32  # input channels of a deep filter that are drawn
+CLOSE = 0.5  # of the canvas's height and width: what keeps inside is shown by itself, enlarged
+CLOSE_UP = 224  # its longest side, about
+FRAME = (255, 214, 10)  # seen on dark and on bright photos
 
 
 def picture(raw: Tensor, traits: Traits) -> Image.Image:
@@ -49,6 +53,43 @@ def shown(raw: Tensor, traits: Traits) -> Tensor:
         radius = min(math.ceil(3 * sigma), min(magnitude.shape) - 1)
         return gaussian_blur(magnitude[None], [2 * radius + 1] * 2, [sigma, sigma])[0]
     return raw - raw.min() if traits.sign == "relative" else raw
+
+
+def small_field(raw: Tensor) -> Box | None:
+    """The box of pixel attributions "c h w" that are not zero, where it is a small part of the canvas.
+
+    Nothing outside a unit's receptive field reaches the pixels, so for an early layer this is all there is to see.
+    """
+    places = raw.any(0).nonzero()
+    if not len(places) or not bool(raw.isfinite().all()):
+        return None
+    (top, left), (bottom, right) = places.amin(0).tolist(), (places.amax(0) + 1).tolist()
+    if bottom - top > CLOSE * raw.shape[1] or right - left > CLOSE * raw.shape[2]:
+        return None
+    return top, left, bottom, right
+
+
+def closeup(raw: Tensor, canvas: Tensor, field: Box) -> tuple[Image.Image, Image.Image]:
+    """The field's pixel attributions and the field on the canvas, both enlarged."""
+    top, left, bottom, right = field
+    box = (slice(None), slice(top, bottom), slice(left, right))
+    return _enlarged(Image.fromarray(colour.pixels(raw[box]))), _enlarged(to_image(canvas[box]))
+
+
+def framed(picture: Image.Image, field: Box, placement: Placement | None) -> Image.Image:
+    """The picture of a whole photo with a frame round the part where a field of the canvas lies."""
+    if placement is not None:
+        field = placement.on_photo(field)
+    top, left, bottom, right = field
+    pen, stroke = ImageDraw.Draw(picture), max(1, round(max(picture.size) / 300))
+    for width, ink in ((2 * stroke, "black"), (stroke, FRAME)):
+        pen.rectangle((left - width, top - width, right - 1 + width, bottom - 1 + width), outline=ink, width=width)
+    return picture
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    """A small picture with its pixels as squares."""
+    return ImageOps.scale(picture, max(1, CLOSE_UP // max(picture.size)), Image.Resampling.NEAREST)
 
 
 def _blank(raw: Tensor) -> Image.Image:
@@ -117,8 +158,8 @@ def filter_sheet(raw: Tensor, units: Sequence[int], *, title: str, columns: int 
 
 
 def merged(maps: Tensor) -> Image.Image:
-    """All maps of a layer as one."""
-    return _finite(maps, lambda values: colour.grey(colour.merge(values), limit=1))
+    """All maps of a layer as one, enlarged where it is small."""
+    return _enlarged(_finite(maps, lambda values: colour.grey(colour.merge(values), limit=1)))
 
 
 def sheet(tiles: Sequence[Image.Image], labels: Sequence[str], *, title: str, columns: int) -> Image.Image:
@@ -141,4 +182,7 @@ def save_each(found: Explanation, folder: Path, row: int, *, size: int | None, s
         return save_tiles(tiles, [f"filter-{u:04d}" for u in found.units], folder, size=size)
     values = shown(found.raw[row], found.traits)
     grey = _finite(values.clamp_min(0), colour.grey)
-    return save_tiles([grey, found.picture(row), found.overlay(row)], ["grey", "heat", "overlay"], folder, size=size)
+    pictures = {"grey": grey, "heat": found.picture(row), "overlay": found.overlay(row)}
+    if (close := found.closeup(row)) is not None:
+        pictures |= {"closeup": close[0], "closeup-photo": close[1]}
+    return save_tiles(list(pictures.values()), list(pictures), folder, size=size)

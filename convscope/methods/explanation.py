@@ -87,22 +87,39 @@ class Explanation:
         """The photo of a row at its own resolution, or the canvas where a tensor was given."""
         if self.views:
             return self.views[row].photo.image
-        if self.images is None:
-            raise UsageError(f"{self.method} looks at weights: there is no photo")
-        return to_image(self.images[row])
+        return to_image(self._image(row))
 
     def picture(self, row: int = 0) -> Image.Image:
         """A row alone, in colours: heat for positive maps, red and blue for signed ones, grey 0 for pixels."""
         return display.picture(self.raw[row], self.traits)
 
+    def closeup(self, row: int = 0) -> tuple[Image.Image, Image.Image] | None:
+        """Where a projection is confined to a small field: that part of it, and of the photo, enlarged; else None."""
+        field = self._small_field(row)
+        return None if field is None else display.closeup(self.raw[row], self._image(row), field)
+
+    def _small_field(self, row: int) -> tuple[int, int, int, int] | None:
+        projects = self.traits.kind == "pixels" and self.target.layer is not None and self.images is not None
+        return display.small_field(self.raw[row]) if projects else None
+
+    def _image(self, row: int) -> Tensor:
+        if self.images is None:
+            raise UsageError(f"{self.method} looks at weights: there is no photo")
+        return self.images[row]
+
     def overlay(self, row: int = 0, *, alpha: float = 0.6) -> Image.Image:
-        """A row's map over its photo, at the photo's own resolution; what the network did not see is dimmed."""
+        """A row's map over its photo, at the photo's own resolution; what the network did not see is dimmed.
+
+        A projection of a small field is framed.
+        """
         if self.traits.kind not in ("map", "pixels"):
             raise UsageError(f"{self.method} has no map on the photo: use sheet()")
         values = display.shown(self.raw[row], self.traits)
         signed = self.traits.kind == "map" and self.traits.sign == "signed"
         placement = self.views[row].placement if self.views else None
-        return display.over(self.photo(row), values, signed=signed, alpha=alpha, placement=placement)
+        drawn = display.over(self.photo(row), values, signed=signed, alpha=alpha, placement=placement)
+        field = self._small_field(row)
+        return drawn if field is None else display.framed(drawn, field, placement)
 
     def sheet(self, *, columns: int | None = None, squash: bool = False) -> Image.Image:
         """All of it on one labelled sheet: every channel of features, every filter, every row's map and overlay.
@@ -114,11 +131,15 @@ class Explanation:
             return display.feature_sheet(self.raw, self.units, title=self.title, columns=columns or 16, squash=squash)
         if self.traits.kind == "weights":
             return display.filter_sheet(self.raw, self.units, title=self.title, columns=columns)
-        tiles, labels = [], []
-        for row in range(len(self)):
-            tiles += [self.picture(row), self.overlay(row)]
-            labels += [self.label(row), ""]
-        return display.sheet(tiles, labels, title=self.title, columns=columns or min(8, len(tiles)))
+        tiles: list[Image.Image] = []
+        labels: list[str] = []
+        closeups = [self.closeup(row) for row in range(len(self))]
+        each = 2 if None in closeups else 3
+        for row, close in enumerate(closeups):
+            tiles += [self.picture(row)] if close is None or each == 2 else close
+            tiles.append(self.overlay(row))
+            labels += [self.label(row), *[""] * (each - 1)]
+        return display.sheet(tiles, labels, title=self.title, columns=columns or min(9 // each * each, len(tiles)))
 
     def merged(self, row: int = 0) -> Image.Image:
         """All of a layer's maps as one: the sum of the stretched maps, stretched again."""
@@ -196,7 +217,8 @@ class Explanation:
     def __repr__(self) -> str:
         rows = ", ".join(self.label(i) for i in range(min(3, len(self)))) if self.labels else ""
         more = f" and {len(self) - 3} more" if self.labels and len(self) > 3 else ""
-        return f"<Explanation {self.title}: {rows}{more}, raw {tuple(self.raw.shape)}>"
+        about = f"{rows}{more}, " if rows else ""
+        return f"<Explanation {self.title}: {about}raw {tuple(self.raw.shape)}>"
 
 
 def explain(

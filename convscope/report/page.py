@@ -17,7 +17,10 @@ from convscope.report.embed import Embedded, embed, embed_sheet
 
 @dataclass(frozen=True)
 class Figure:
-    """One target of one method: its map beside the map over the photo."""
+    """One target of one method: its map beside the map over the photo.
+
+    ``patch``: where the map is a close-up, the same part of the photo.
+    """
 
     method: str
     summary: str
@@ -29,10 +32,13 @@ class Figure:
     notes: Sequence[str]
     map: Embedded
     overlay: Embedded
+    patch: Embedded | None = None
 
     @classmethod
-    def of(cls, found: Explanation, row: int, map: Image.Image, overlay: Image.Image) -> Figure:
-        """A row of an explanation, and its two pictures."""
+    def of(
+        cls, found: Explanation, row: int, map: Image.Image, overlay: Image.Image, patch: Image.Image | None = None
+    ) -> Figure:
+        """A row of an explanation, and its pictures."""
         found, row = found[row], 0
         return cls(
             method=found.method,
@@ -45,6 +51,7 @@ class Figure:
             notes=found.notes,
             map=embed(map),
             overlay=embed(overlay),
+            patch=None if patch is None else embed(patch),
         )
 
 

@@ -160,6 +160,9 @@ def test_robust_limit_of_a_single_spot() -> None:
     values = np.zeros((100, 100))
     values[5, 5] = -3
     assert colour.robust_limit(values) == 3
+    values[40:60, 40:60] = np.linspace(-1, 1, 400).reshape(20, 20)
+    assert colour.robust_limit(values) == pytest.approx(1, abs=0.01), "what is zero around it sets no scale"
+    assert colour.robust_limit(np.zeros(5)) == 0
     assert colour.robust_limit(np.arange(-1000, 1001)) == pytest.approx(995, abs=1)
 
 
