@@ -22,7 +22,7 @@ from convscope.instrument.target import STRONGEST, Spec, resolve_target
 from convscope.methods import METHODS, configure
 from convscope.methods.explanation import Explanation, View
 from convscope.models.classes import Classes, as_classes
-from convscope.models.classifier import Classifier, probabilities
+from convscope.models.classifier import Classifier, PerChannel, probabilities, unwrapped
 from convscope.models.registry import load_classifier
 from convscope.progress import reporting_unless_listened
 from convscope.types import Images, Logits
@@ -94,8 +94,8 @@ class Scope:
         module: nn.Module | Classifier,
         classes: Sequence[str] | str | Path | Classes | None = None,
         *,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: PerChannel | None = None,
+        std: PerChannel | None = None,
         size: int | tuple[int, int] | None = None,
         crop: float | None = 1.0,
         interpolation: str = "bicubic",
@@ -103,6 +103,9 @@ class Scope:
         background: str = "white",
         progress: bool = True,
     ) -> None:
+        if not isinstance(module, nn.Module):
+            hint = f"; convscope.load({module!r}) loads a model by name" if isinstance(module, str) else ""
+            raise UsageError(f"a Scope is over a torch.nn.Module, not {type(module).__name__}{hint}")
         if isinstance(module, Classifier):
             if any(given is not None for given in (classes, mean, std, size, channels)):
                 raise UsageError("a Classifier has its classes, mean, std, size and channels: give them to it instead")
@@ -113,7 +116,7 @@ class Scope:
                 canvas = canvas_of(size)
                 framing = Framing(canvas, None if crop is None else _covered(canvas, crop), interpolation)
             self.classifier = Classifier(
-                getattr(module, "_orig_mod", module),  # torch.compile's wrapper hides the layers
+                unwrapped(module),
                 as_classes(classes),
                 mean=mean,
                 std=std,
@@ -158,8 +161,13 @@ class Scope:
         """
         if isinstance(method, str):
             method = configure(method, settings)
+        elif type(method) not in METHODS.values():
+            raise UsageError(f"a method is a name such as 'grad-cam', or one made of METHODS: got {method!r}")
         elif settings:
             raise UsageError(f"settings {', '.join(settings)} go into the {type(method).__name__} that was passed")
+        if target is not None and not method.traits.targeted:
+            hint = "; name the layer, or units of it, as layer=" if hasattr(method, "layer") else ""
+            raise UsageError(f"{method.name} explains no target{hint}")
         if type(method).traits.kind == "weights":
             return method.run(self.classifier)
         images, views = self.images(photos)
@@ -237,9 +245,11 @@ def load(
     *,
     weights: str | Path | None = None,
     classes: Sequence[str] | str | Path | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
     size: int | tuple[int, int] | None = None,
+    background: str = "white",
+    progress: bool = True,
     device: str | torch.device | None = None,
     structure_only: bool = False,
     options: Mapping[str, Any] | None = None,
@@ -249,7 +259,8 @@ def load(
     ``hf-hub:ORG/NAME``, ``run:DIR``, ``file.py:Factory`` or ``pkg.mod:factory``; ``@random`` for an untrained one.
 
     ``weights``: a checkpoint file to load into it (tensors only). ``device``: where to put it; a GPU where there is
-    one. Further keywords go to the architecture. ``structure_only``: for its table of layers; no weights are fetched.
+    one. ``background`` and ``progress``: Scope's.
+    Further keywords go to the architecture. ``structure_only``: for its table of layers; no weights are fetched.
     """
     classifier = load_classifier(
         spec,
@@ -261,7 +272,7 @@ def load(
         options={**(options or {}), **more_options},
         structure_only=structure_only,
     )
-    return Scope(classifier.to(device or best_device()))
+    return Scope(classifier.to(device or best_device()), background=background, progress=progress)
 
 
 def best_device() -> torch.device:

@@ -136,8 +136,7 @@ def strongest(found: Explanation, count: int) -> Explanation:
 
 def select(found: Explanation, places: Sequence[int]) -> Explanation:
     """Some of the maps of a layer, by their place among those there are."""
-    units = tuple(found.units[place] for place in places)
-    return replace(found, raw=found.raw[:, list(places)], settings={**found.settings, "units": units})
+    return replace(found, raw=found.raw[:, list(places)], units=tuple(found.units[place] for place in places))
 
 
 def slug(text: str) -> str:

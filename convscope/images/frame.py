@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,8 +25,11 @@ MAX_RESIZED = 2**26  # pixels; a photo of one row, enlarged to cover a canvas, h
 
 def canvas_of(size: int | Sequence[int]) -> tuple[int, int]:
     """A user's ``size``, one side or (height, width), as (height, width)."""
-    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+    try:
+        sides = [operator.index(side) for side in (size if isinstance(size, Sequence) else (size, size))]
+    except TypeError:
+        sides = []
+    if len(sides) != 2 or min(sides) < 1:
         raise UsageError(f"a size is one side or (height, width), in pixels: got {size!r}")
     return sides[0], sides[1]
 

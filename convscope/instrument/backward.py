@@ -236,6 +236,7 @@ _SMOOTH = {
     "GluBackward0": "GLU",
     "TanhBackward0": "Tanh",
     "LogSigmoidBackward0": "LogSigmoid",
+    "AbsBackward0": "abs",
 }
 
 
@@ -252,17 +253,26 @@ _OPAQUE = ("CompiledFunction", "DifferentiableGraph", "CheckpointFunction")
 _MISSED = {
     "ReluBackward0": "ReLU",
     "ThresholdBackward0": "threshold",
-    "WhereBackward0": "torch.where",
-    "MaskedFillBackward0": "masked_fill",
-    "MaskedFillBackward1": "masked_fill",
     "MaskedScatterBackward0": "masked_scatter",
+}
+_MASKS = {  # what is a rectifier if one of these, saved for the backward pass, tells a value from its neighbours
+    "WhereBackward0": ("torch.where", ("condition",)),
+    "MaskedFillBackward0": ("masked_fill", ("mask",)),
+    "MaskedFillBackward1": ("masked_fill", ("mask",)),
+    "MulBackward0": ("multiplication by a comparison", ("self", "other")),
 }
 _BOUNDS = {  # what is a rectifier if one of these, saved for the backward pass, is zero
     "HardtanhBackward0": ("min_val",),
     "LeakyReluBackward0": ("negative_slope",),
+    "EluBackward0": ("alpha",),
+    "PreluKernelBackward0": ("weight",),
     "MaximumBackward0": ("self", "other"),
+    "MinimumBackward0": ("self", "other"),
     "FmaxBackward0": ("self", "other"),
-    **dict.fromkeys(("ClampBackward0", "ClampBackward1", "ClampMinBackward0", "ClampMinBackward1"), ("min",)),
+    "FminBackward0": ("self", "other"),
+    **dict.fromkeys(("ClampBackward0", "ClampBackward1"), ("min", "max")),
+    **dict.fromkeys(("ClampMinBackward0", "ClampMinBackward1"), ("min",)),
+    **dict.fromkeys(("ClampMaxBackward0", "ClampMaxBackward1"), ("max",)),
 }
 
 
@@ -274,21 +284,26 @@ def _missed(node: Any) -> str:
     if name in _BOUNDS:
         bounded = any(_is_zero(getattr(node, f"_saved_{bound}")) for bound in _BOUNDS[name])
         return f"{name.split('Backward')[0].lower()} at 0" if bounded else ""
-    if name == "MulBackward0" and (_is_mask(node._saved_self) or _is_mask(node._saved_other)):
-        return "multiplication by a comparison"
-    if name == "IndexPutBackward0" and any(_is_mask(index) for index in node._saved_indices):
-        return "assignment where a comparison holds"
+    if name in _MASKS:
+        what, masks = _MASKS[name]
+        shape = tuple(node._input_metadata[0].shape)
+        return what if any(_is_mask(getattr(node, f"_saved_{mask}"), shape) for mask in masks) else ""
+    if name == "IndexPutBackward0":
+        shape = tuple(node._input_metadata[0].shape)
+        return "assignment where a comparison holds" if any(_is_mask(i, shape) for i in node._saved_indices) else ""
     return name if any(part in name for part in _OPAQUE) else ""
 
 
-def _is_mask(saved: Any) -> bool:
-    """Truth values, or maps of zeros and ones that were made of them. Dropout left on scales its ones."""
-    if not isinstance(saved, Tensor) or saved.requires_grad:
+def _is_mask(saved: Any, shape: tuple[int, ...]) -> bool:
+    """Truth values, or zeros and ones that were made of them, one for each of the values of ``shape``.
+
+    What is alike for all channels or all images is the network's own: a frame, a choice of channels. Dropout left on
+    scales its ones.
+    """
+    if not isinstance(saved, Tensor) or saved.requires_grad or tuple(saved.shape) != shape:
         return False
     if saved.dtype == torch.bool:
         return True
-    if saved.ndim < 2 or (saved.ndim == 4 and max(saved.shape[2:]) == 1):
-        return False  # a factor for each channel
     return bool(((saved == 0) | (saved == 1)).all()) and bool(saved.any()) and not bool(saved.all())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -56,6 +57,7 @@ class CallWatch(TorchFunctionMode):
         self.counts.clear()
 
     def __enter__(self) -> CallWatch:
+        self.thread = threading.get_ident()
         for module in self.model.modules():
             self._scope(module, self.paths.get(id(module)))
         super().__enter__()
@@ -69,11 +71,15 @@ class CallWatch(TorchFunctionMode):
     def _scope(self, module: nn.Module, path: str | None) -> None:
         if not takes_hooks(module):
             return
-        self.handles.append(module.register_forward_pre_hook(lambda *_: self.stack.append(path)))
+        self.handles.append(module.register_forward_pre_hook(lambda *_: self._arrive(path)))
         self.handles.append(module.register_forward_hook(lambda *_: self._leave(), always_call=True))
 
+    def _arrive(self, path: str | None) -> None:
+        if threading.get_ident() == self.thread:
+            self.stack.append(path)
+
     def _leave(self) -> None:
-        if self.stack:
+        if self.stack and threading.get_ident() == self.thread:
             self.stack.pop()
 
     def __torch_function__(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from convscope.errors import UsageError
 from convscope.instrument.address import Address
 from convscope.instrument.batches import parts
 from convscope.instrument.record import record
@@ -28,6 +30,16 @@ def mapped(classifier: Classifier, images: Images, layer: Address, target: Targe
         found = []
         for rows in parts(len(images)):
             found.append(target[rows].score(classifier, images[rows]))
-            maps.append(kept[layer])
+            maps.append(maps_before(kept, layer, target))
     scores, targets = zip(*found, strict=True)
     return torch.cat(maps), torch.cat(scores), joined(targets)
+
+
+def maps_before(kept: record, layer: Address, target: Target) -> Features:
+    """A recorded layer's maps, which have to be maps, and to come before the target."""
+    if layer.key not in kept and target.layer is not None:
+        raise UsageError(f"layer {layer} does not come before the target in {target.layer}")
+    maps: Tensor = kept[layer]
+    if maps.ndim != 4:
+        raise UsageError(f"layer {layer} gives {tuple(maps.shape[1:])} an image; maps with rows and columns are needed")
+    return maps

@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from convscope.errors import UsageError
+from convscope.errors import ModelError
 from convscope.instrument.address import Address
 from convscope.instrument.backward import Norm, Rule, relu_rule
 from convscope.instrument.batches import parts
+from convscope.instrument.forward import maps_before
 from convscope.instrument.record import record
 from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target, joined
@@ -49,7 +50,7 @@ def pixel_gradient(
                 scores, settled = target[rows].score(classifier, pixels)
                 notes = applied.verify(scores)
                 seeds = torch.ones_like(scores) if seed == "one" else scores.detach()
-                (back,) = _grad(scores, pixels, seeds)
+                back = _grad(scores, pixels, seeds, "the pixels")
             found.append(PixelGradient(back, scores.detach().to(images.dtype), settled, notes))
     if len(found) == 1:
         return found[0]
@@ -61,11 +62,14 @@ def pixel_gradient(
     )
 
 
-def _grad(scores: Scores, wanted: Tensor, seeds: Scores) -> tuple[Tensor, ...]:
-    if not scores.requires_grad:
-        return (torch.zeros_like(wanted),)
-    found = torch.autograd.grad(scores, wanted, seeds, allow_unused=True)
-    return tuple(torch.zeros_like(wanted) if g is None else g for g in found)
+def _grad(scores: Scores, wanted: Tensor, seeds: Scores, what: str) -> Tensor:
+    (found,) = torch.autograd.grad(scores, wanted, seeds, allow_unused=True) if scores.requires_grad else (None,)
+    if found is None:
+        raise ModelError(
+            f"no gradient flows from the target back to {what}: the target does not depend on it, or the network "
+            "switches gradients off in between (no_grad, detach). Occlusion and ablation need none"
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -85,14 +89,8 @@ def layer_gradient(classifier: Classifier, images: Images, layer: Address, targe
         for rows in parts(len(images)):
             with record(classifier.network, [layer], grad=True) as kept:
                 scores, settled = target[rows].score(classifier, images[rows].detach())
-            if layer.key not in kept and target.layer is not None:
-                raise UsageError(f"layer {layer} does not come before the target in {target.layer}")
-            maps = kept[layer]
-            if maps.ndim != 4:
-                raise UsageError(
-                    f"layer {layer} gives {tuple(maps.shape[1:])} an image; maps with rows and columns are needed"
-                )
-            (gradient,) = _grad(scores, maps, torch.ones_like(scores))
+            maps = maps_before(kept, layer, target)
+            gradient = _grad(scores, maps, torch.ones_like(scores), f"layer {layer}")
             found.append(LayerGradient(maps.detach(), gradient, scores.detach(), settled))
     if len(found) == 1:
         return found[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -131,7 +130,3 @@ def layer_table(
         shape = event.value.shape[1:] if event.value is not None else None
         rows.append(LayerRow(event.address.key, event.kind, shape, event.parameters, field))
     return rows
-
-
-def stages(model: nn.Module, image: Tensor, *, through: nn.Module | None = None) -> Sequence[Address]:
-    return _alias("@stages", trace(model, image, through=through))

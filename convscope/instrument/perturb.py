@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 import torch
 from torch import Tensor
@@ -28,12 +29,14 @@ def variant_bytes(classifier: Classifier, image: OneImage) -> float:
 
 def chunk_size(classifier: Classifier, image: OneImage, budget: float) -> int:
     """How many variants of ``image`` a forward pass may take within ``budget`` MiB."""
-    if budget <= 0:
-        raise UsageError(f"the memory budget must be positive, got {budget} MiB")
+    if not 0 < budget < inf:
+        raise UsageError(f"the memory budget must be positive and finite, got {budget} MiB")
     each = variant_bytes(classifier, image)
     fitting = int(budget * MIB // each)
     if fitting < 1:
-        raise UsageError(f"a memory budget of {budget:g} MiB does not hold one image, which takes {each / MIB:.0f} MiB")
+        raise UsageError(
+            f"a memory budget of {budget:g} MiB does not hold one image, which takes {each / MIB:.0f} MiB: give more"
+        )
     # Beyond these a larger batch is no faster: caches decide on a CPU, occupancy on a GPU.
     return min(fitting, 16 if image.device.type == "cpu" else 256)
 

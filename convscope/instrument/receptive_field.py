@@ -160,8 +160,13 @@ def _is_vector(value: Value) -> bool:
 def keeps_place(op: Op) -> bool:
     """Whether an operation's output depends at every place on its inputs at that place alone."""
     if op.name in _NORMS:
-        return not op.args[5]  # statistics of the image itself are global
+        return not takes_statistics(op)
     return torch.Tag.pointwise in op.function.tags or op.name in _ELEMENTWISE
+
+
+def takes_statistics(op: Op) -> bool:
+    """Whether an operation normalises by statistics of its whole input, which are global and of all images at once."""
+    return op.name in _NORMS and bool(op.args[5])
 
 
 _NORMS = {"native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -28,7 +29,7 @@ class record(Mapping[str, Any]):
     """Keep what layers put out during the forward passes made inside ``with record(model, layers) as kept``.
 
     ``kept[layer]`` is the output as the layer made it, whatever is done to it in place later. Of several forward passes
-    the last is kept.
+    the last is kept, and only those of the thread that entered.
 
     ``grad``: the original is kept and a clone goes on downstream, so that gradients reach it; the graph begins at the
     first of the layers where nothing before requires any.
@@ -61,6 +62,7 @@ class record(Mapping[str, Any]):
 
     def __enter__(self) -> record:
         self.kept.clear()
+        self._thread = threading.get_ident()
         self._calls: Counter[int] = Counter()
         self._seen: set[str] = set()
         self._versions: dict[str, int] = {}
@@ -82,12 +84,16 @@ class record(Mapping[str, Any]):
         return isinstance(error, _Done) and error.owner is self
 
     def _begin(self, *_: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
         self._calls.clear()
         self._seen.clear()
         self.kept.clear()
         self._watch.restart()
 
     def _after_module(self, module: nn.Module, _: Any, output: Any) -> Any:
+        if threading.get_ident() != self._thread:
+            return output
         self._calls[id(module)] += 1
         call = self._calls[id(module)]
         for key, address in self.wanted.items():
@@ -115,7 +121,10 @@ class record(Mapping[str, Any]):
             return output
         self.kept[key] = output if self.grad else output.detach()
         self._versions[key] = output._version
-        return output.clone()
+        if not self.grad:
+            return output.clone()
+        with torch.enable_grad():  # also where the network itself switches gradients off
+            return output.clone()
 
     def _hand_on(self, output: Any) -> Any:
         if self.stop and len(self._seen) == len(self.wanted):

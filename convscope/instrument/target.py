@@ -65,7 +65,15 @@ class Target:
         """Where no class was named: the one with the highest score."""
         if self.index is not None or self.function is not None:
             return self
-        return replace(self, index=tuple(first_argmax(outputs.detach()).tolist()))
+        found = replace(self, index=tuple(first_argmax(outputs.detach()).tolist()))
+        found.check_against()
+        return found
+
+    def check_against(self) -> None:
+        """Refuse a class set against itself."""
+        for own, other in zip(self.index or (), self.against or (), strict=False):
+            if own == other:
+                raise UsageError(f"class {own} is set against itself: name another target, or another class against it")
 
     def pick(self, outputs: Features | Logits) -> Scores:
         """One score an image, differentiable."""
@@ -192,6 +200,7 @@ def resolve_target(
         if target.layer is not None:
             raise UsageError("against= compares classes, the target is a unit")
         target = replace(target, against=(classes.find(against),) * len(rows))
+        target.check_against()
     return target, rows
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import accumulate
@@ -18,6 +19,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -102,7 +104,7 @@ class Trace:
 
     @property
     def held_bytes(self) -> int:
-        """What one sample's backward pass holds at most: every value."""
+        """What all values of one sample's pass take."""
         return sum(self._sizes.values())
 
     @property
@@ -147,7 +149,11 @@ def trace(model: nn.Module, image: Tensor, *, through: nn.Module | None = None) 
 
 
 class _Taken:
-    """The traces of a model as it was: they are void once one of its parts is another or a weight another type."""
+    """The traces of a model as it was: they are void once one of its parts is another or a weight has changed.
+
+    Weights stand in a trace themselves, but what a network computes of them (weight norm, standardised weights) stands
+    there as it was.
+    """
 
     def __init__(self, caller: nn.Module) -> None:
         self.parts = [(weakref.ref(part), *_kind(part)) for part in _parts(caller)]
@@ -167,7 +173,11 @@ def _parts(caller: nn.Module) -> Iterator[nn.Module | Tensor]:
 
 
 def _kind(part: nn.Module | Tensor) -> tuple[Any, ...]:
-    return (part.shape, part.dtype, part.device) if isinstance(part, Tensor) else ()
+    if not isinstance(part, Tensor):
+        return ()
+    if is_lazy(part):
+        return ("lazy",)
+    return part.shape, part.dtype, part.device, 0 if part.is_inference() else part._version
 
 
 def _take(model: nn.Module, image: Tensor, caller: nn.Module) -> Trace:
@@ -177,18 +187,12 @@ def _take(model: nn.Module, image: Tensor, caller: nn.Module) -> Trace:
     for path, module in model.named_modules(remove_duplicate=False):
         tape.trace.names[path] = first.setdefault(module, path)
     watch = CallWatch(model, _composites(model), tape.after_call)
-    handles = [
-        module.register_forward_hook(partial(tape.after_module, path))
-        for path, module in model.named_modules()
-        if path and takes_hooks(module)
-    ]
-    try:
-        with undisturbed(caller, grad=False), tape, watch:
-            output = caller(image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    tape.trace.output = tape.value(output)
+    with undisturbed(caller, grad=False), ExitStack() as hooks:
+        for path, module in model.named_modules():
+            if path and takes_hooks(module):
+                hooks.enter_context(module.register_forward_hook(partial(tape.after_module, path)))
+        with tape, watch:
+            tape.trace.output = tape.value(caller(image))
     return tape.trace
 
 

@@ -22,7 +22,7 @@ def noisy_gradients(
     classifier: Classifier, images: Images, target: Target, samples: int, noise: float, seed: int, label: str
 ) -> Iterator[Pixels]:
     """Gradients "b c h w" of ``samples`` noisy copies, in float32 or better; the same noise on any device."""
-    if samples < 2 or noise <= 0:
+    if samples < 2 or not 0 < noise < float("inf"):
         raise UsageError(f"{label} needs at least 2 samples and positive noise, got {samples} and {noise}")
     generator = torch.Generator().manual_seed(seed)
     spread = noise * (images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True))

@@ -20,10 +20,11 @@ from convscope.types import Images, OneImage, Scores, VariantScores
 
 @register("ablation", "map", "positive", costly=True)
 class Ablation:
-    """Ablation-CAM: a layer's maps, each weighed with the share of the score lost without it (Ramaswamy & Desai 2020).
+    """Ablation-CAM: a layer's maps, each weighed with the share of the score lost without it (Desai & Ramaswamy 2020).
 
     The weight of map k is (y - y_k) / y, with y_k the score when map k is set to zero (WACV 2020); the weighted sum is
-    rectified. ``raw`` "b h w", at least 0. No gradient is used; what follows the layer runs once a channel.
+    rectified. ``raw`` "b h w", at least 0. No gradient is used; what follows the layer runs once a channel. Where y is
+    negative every weight turns round, and the map shows what speaks against the target; a note says so.
     """
 
     layer: str = setting(default="@last_conv", help=LAYER_HELP)
@@ -31,7 +32,7 @@ class Ablation:
     chunk: int | None = setting(default=None, help="maps ablated in one pass; none: as the budget allows")
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
-        layer = cam_layer(classifier, images, self.layer)
+        layer, notes = cam_layer(classifier, images, self.layer)
 
         def explain_one(image: OneImage, target: Target) -> Found:
             maps, score, settled = mapped(classifier, image, layer, target)
@@ -39,7 +40,10 @@ class Ablation:
             return to_canvas((maps * weights[:, None, None]).sum(1).relu(), image), score, settled
 
         raw, scores, settled = one_by_one(images, target, explain_one)
-        return explain(self, classifier, images, settled, raw, scores, layer=layer.key)
+        negative = (scores < 0).nonzero().flatten().tolist()
+        turned = "the score is negative, so the map shows what speaks against the target"
+        notes += tuple(f"row {i}: {turned}" for i in negative)
+        return explain(self, classifier, images, settled, raw, scores, layer=layer.key, notes=notes)
 
     def _ablated(
         self, classifier: Classifier, image: OneImage, layer: Address, maps: Tensor, target: Target, score: Scores

@@ -6,10 +6,10 @@ import torch
 
 from convscope.errors import UsageError
 from convscope.instrument.batches import parts
+from convscope.instrument.layers import resolve_one
 from convscope.instrument.record import record
 from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target
-from convscope.methods._cam import cam_layer
 from convscope.methods.explanation import Explanation, explain
 from convscope.methods.registry import register, setting
 from convscope.models.classifier import Classifier
@@ -27,7 +27,9 @@ class Activations:
     layer: str = setting(default="@last_conv", help="the layer whose maps are shown, or units of it")
 
     def run(self, classifier: Classifier, images: Images, target: Target | None = None) -> Explanation:
-        layer = cam_layer(classifier, images, self.layer)
+        layer = resolve_one(classifier.network, self.layer, images, through=classifier)
+        if layer.position is not None:
+            raise UsageError(f"layer {layer}: activations shows whole maps, leave out the position")
         found = []
         with undisturbed(classifier, grad=False):
             for rows in parts(len(images)):

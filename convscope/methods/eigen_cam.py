@@ -27,10 +27,10 @@ class EigenCam:
     )
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
-        layer = cam_layer(classifier, images, self.layer)
+        layer, notes = cam_layer(classifier, images, self.layer)
         maps, scores, settled = mapped(classifier, images, layer, target)
         raw = to_canvas(self.project(maps).relu(), images)
-        return explain(self, classifier, images, settled, raw, scores, layer=layer.key)
+        return explain(self, classifier, images, settled, raw, scores, layer=layer.key, notes=notes)
 
     def project(self, maps: Features) -> LayerMaps:
         """Maps "b k fh fw" -> their projection "b fh fw" on the first right singular vector, in float32 or better."""

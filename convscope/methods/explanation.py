@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from PIL import Image
@@ -32,13 +33,14 @@ class View:
     placement: Placement
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Explanation:
     """The raw result of a method for a batch of images, one row a target.
 
     ``raw``: signed numbers on the device of the computation, shaped as ``traits.kind`` says. ``labels``: what each row
     explains. ``scores``: each target's score. ``layer``: the layer looked at. ``baseline``: what stood for "nothing
-    there". ``notes``: what its reader should know, such as a map that is zero everywhere.
+    there". ``notes``: what its reader should know, such as a map that is zero everywhere. ``units``: the numbers of the
+    channels or filters that features and weights show.
     """
 
     raw: Tensor
@@ -51,26 +53,32 @@ class Explanation:
     layer: str | None = None
     baseline: str | None = None
     notes: tuple[str, ...] = ()
+    units: tuple[int, ...] = ()
     images: Images | None = None
     views: tuple[View, ...] = ()
 
     def __len__(self) -> int:
         return len(self.raw)
 
-    def __getitem__(self, row: int | slice) -> Explanation:
+    def __getitem__(self, row: SupportsIndex | slice) -> Explanation:
         """The explanation of one row, or of some."""
-        rows = slice(row, row + 1 or None) if isinstance(row, int) else row
-        if isinstance(row, int) and not -len(self) <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
+        if isinstance(row, slice):
+            rows = row
+        else:
+            index = operator.index(row)
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"row {index} of {len(self)}")
+            rows = slice(index, index + 1 or None)
 
         def take(values: Any) -> Any:
             return values[rows] if values is not None and len(values) == len(self) else values
 
-        raw, general = self.raw[rows], [note for note in self.notes if note not in faults(self.raw)]
+        raw, of_rows = self.raw[rows], faults(self.raw, self.traits)
         return replace(
             self,
             raw=raw,
-            notes=(*general, *faults(raw)),
+            notes=(*(note for note in self.notes if note not in of_rows), *faults(raw, self.traits)),
+            units=take(self.units) if self.traits.kind == "weights" else self.units,
             target=self.target[rows],
             labels=take(self.labels),
             scores=take(self.scores),
@@ -152,13 +160,6 @@ class Explanation:
         name = self.labels[row] if self.labels else ""
         return name if self.scores is None else f"{name} ({float(self.scores[row]):.3g})"
 
-    @property
-    def units(self) -> tuple[int, ...]:
-        """Numbers of the channels or filters of features and weights."""
-        chosen = self.settings.get("units")
-        count = self.raw.shape[1] if self.traits.kind == "features" else self.raw.shape[0]
-        return tuple(chosen) if chosen else tuple(range(count))
-
     def save(self, path: str | Path) -> Path:
         """Write it: .safetensors or .pt (tensors only) keeps the raw numbers, .png, .jpg or .webp the sheet."""
         path = Path(path)
@@ -210,6 +211,7 @@ class Explanation:
             "scores": None if self.scores is None else [float(s) for s in self.scores],
             "baseline": self.baseline,
             "notes": list(self.notes),
+            "units": list(self.units),
             "shape": list(self.raw.shape),
             "photos": [view.photo.name for view in self.views],
         }
@@ -236,30 +238,36 @@ def explain(
 ) -> Explanation:
     """What a method's ``run`` gives back. Maps not finite or zero everywhere are noted, never silently drawn."""
     raw = raw.detach()
-    settings = asdict(method) | ({"units": units} if units is not None else {})
+    if method.traits.kind in ("features", "weights"):
+        units = units or tuple(range(raw.shape[1 if method.traits.kind == "features" else 0]))
     return Explanation(
         raw=raw,
         method=method.name,
         traits=method.traits,
-        settings=settings,
+        settings=asdict(method),
         target=target or Target(),
         labels=target.labels(classifier.classes, len(raw)) if target is not None else (),
         scores=None if scores is None else scores.detach().to(raw.dtype),
         layer=layer,
         baseline=baseline,
-        notes=(*notes, *faults(raw)),
+        notes=(*notes, *faults(raw, method.traits)),
+        units=units or (),
         images=None if images is None else images.detach(),
     )
 
 
-def faults(raw: Tensor) -> list[str]:
+def faults(raw: Tensor, traits: Traits) -> list[str]:
     """Rows that are not what a result should be."""
     flat = raw.flatten(1)
     finite = flat.isfinite().all(1)
     faults = [f"row {i} is not finite: check the weights and the image" for i in (~finite).nonzero().flatten().tolist()]
-    zero = (finite & ~flat.any(1)).nonzero().flatten().tolist()
-    if zero and len(raw) == 1:
-        faults.append("the map is zero everywhere: nothing was found for this target")
-    elif zero:
-        faults.append(f"zero everywhere: row {', '.join(map(str, zero[:8]))}{' ...' if len(zero) > 8 else ''}")
+    relative = traits.sign == "relative"  # a map without differences says as little as one of zeros
+    empty = (flat == flat[:, :1]).all(1) if relative else ~flat.any(1)
+    rows = (finite & empty).nonzero().flatten().tolist()
+    what = "the same everywhere" if relative else "zero everywhere"
+    if rows and len(raw) == 1:
+        faults.append(f"the map is {what}: nothing was found for this target")
+    elif rows:
+        some = ", ".join(map(str, rows[:8])) + (" ..." if len(rows) > 8 else "")
+        faults.append(f"{what}, nothing was found: row {some}")
     return faults

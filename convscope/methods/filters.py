@@ -27,6 +27,8 @@ class Filters:
         if not convolutions:
             raise UsageError(f"{classifier.name} has no convolutions")
         address = parse_address(next(iter(convolutions)) if self.layer == "first" else self.layer)
+        if address.position is not None:
+            raise UsageError(f"layer {address}: filters are shown whole, leave out the position")
         module = find_module(classifier.network, address.path)
         if not _has_filters(module):
             some = ", ".join(list(convolutions)[:6])

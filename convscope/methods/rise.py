@@ -22,7 +22,8 @@ class Rise:
     """RISE: random masks, weighed with the score of what they leave visible (Petsiuk et al. 2018, arXiv 1806.07421).
 
     Masks are coarse random grids, enlarged bilinearly and shifted at random. ``raw`` "b h w": sum of score times mask,
-    over masks times the share kept; only differences within a map mean something. The score of a class is its
+    over masks times the share kept; only differences within a map mean something, and a map is the same everywhere
+    where every mask scores the same. The score of a class is its
     probability (so ``raw`` is at least 0); of a unit, or of one class against another, it is the target's own.
     """
 
@@ -37,19 +38,18 @@ class Rise:
         if self.masks < 1 or self.grid < 1 or not 0 < self.keep < 1:
             raise UsageError("rise: masks and grid must be at least 1 and keep between 0 and 1")
         draw = _Masks(self, *images.shape[-2:])
-        flat: list[bool] = []
 
         def explain_one(image: OneImage, target: Target) -> Found:
             score, settled = scored(classifier, image, target)
             weights = self._weights(classifier, image, settled, draw)
-            flat.append(bool(weights.max() - weights.min() <= 1e-6 * weights.abs().max()))
-            map = _weighed(weights, draw) / (self.masks * self.keep)
+            if bool(weights.max() - weights.min() <= 1e-6 * weights.abs().max()):
+                map = weights.mean().expand(image.shape[-2:])  # what differs is the masks' own noise
+            else:
+                map = _weighed(weights, draw) / (self.masks * self.keep)
             return map[None].to(image.dtype), score, settled
 
         raw, scores, settled = one_by_one(images, target, explain_one)
-        same = "every mask scores the same, nothing was found for this target"
-        notes = [f"row {i}: {same}" for i, is_flat in enumerate(flat) if is_flat]
-        return explain(self, classifier, images, settled, raw, scores, baseline="black", notes=notes)
+        return explain(self, classifier, images, settled, raw, scores, baseline="black")
 
     def _weights(self, classifier: Classifier, image: OneImage, target: Target, draw: _Masks) -> VariantScores:
         def masked(rows: slice) -> Tensor:

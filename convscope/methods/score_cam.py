@@ -30,7 +30,7 @@ class ScoreCam:
     chunk: int | None = setting(default=None, help="masks in one forward pass; none: as the budget allows")
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
-        layer = cam_layer(classifier, images, self.layer)
+        layer, notes = cam_layer(classifier, images, self.layer)
 
         def explain_one(image: OneImage, target: Target) -> Found:
             maps, score, settled = mapped(classifier, image, layer, target)
@@ -38,7 +38,7 @@ class ScoreCam:
             return to_canvas((maps * weights[:, None, None]).sum(1).relu(), image), score, settled
 
         raw, scores, settled = one_by_one(images, target, explain_one)
-        return explain(self, classifier, images, settled, raw, scores, layer=layer.key, baseline="black")
+        return explain(self, classifier, images, settled, raw, scores, layer=layer.key, baseline="black", notes=notes)
 
     def _weights(self, classifier: Classifier, image: OneImage, maps: Features, target: Target) -> VariantScores:
         def masked(rows: slice) -> Images:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from convscope.errors import ModelError, UsageError
 from convscope.images.frame import Framing
 from convscope.models.classes import Classes, numbered
+from convscope.models.ending import Ending
 from convscope.types import Images, Logits
+
+PerChannel: TypeAlias = float | Sequence[float] | np.ndarray | Tensor
 
 
 class Classifier(nn.Module):
     """Pixels "b c h w" in [0, 1] -> logits "b classes". Normalisation is inside, so every method speaks pixels.
 
     The user's module is ``network``; it is called, never changed. Pixels are brought to the dtype of its weights, so a
-    gradient comes back in the dtype of the pixels. A network with one output is a binary classifier: its z becomes the
-    logits (-z/2, z/2), whose softmax is (1 - sigmoid(z), sigmoid(z)).
+    gradient comes back in the dtype of the pixels. Of a network that ends in a sigmoid or softmax the logits are what
+    that was given. A network with one output is a binary classifier: its z becomes the logits (-z/2, z/2), whose
+    softmax is (1 - sigmoid(z), sigmoid(z)).
     """
 
     def __init__(
@@ -28,8 +33,8 @@ class Classifier(nn.Module):
         network: nn.Module,
         classes: Classes | None = None,
         *,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        mean: PerChannel | None = None,
+        std: PerChannel | None = None,
         framing: Framing | None = None,
         channels: int | None = None,
         name: str = "",
@@ -38,12 +43,11 @@ class Classifier(nn.Module):
         self.network = network
         self.classes = classes
         self.framing = framing or Framing()
-        self.channels = channels or _channels(network, max(len(mean or ()), len(std or ())))
         self.name = name or type(network).__name__
-        self.mean, self.std = (
-            _per_channel("mean", mean, 0.0, self.channels),
-            _per_channel("std", std, 1.0, self.channels),
-        )
+        given_mean, given_std = _numbers("mean", mean, 0.0), _numbers("std", std, 1.0)
+        self.channels = channels or _channels(network, max(len(given_mean), len(given_std)))
+        self.mean = _per_channel("mean", given_mean, self.channels)
+        self.std = _per_channel("std", given_std, self.channels)
         if not all(0 < value < math.inf for value in self.std) or not all(map(math.isfinite, self.mean)):
             raise UsageError(f"mean must be finite and std positive, got {list(self.mean)} and {list(self.std)}")
 
@@ -61,7 +65,9 @@ class Classifier(nn.Module):
         yield from self.network.buffers()
 
     def forward(self, images: Images) -> Logits:
-        return self.read(self.network(self.normalise(images)), len(images))
+        with Ending() as ending:
+            output = self.network(self.normalise(images))
+        return self._read(output, ending, len(images))
 
     def normalise(self, images: Images) -> Images:
         """What the network is given: pixels in the dtype of its weights, less the mean, over the standard deviation."""
@@ -72,18 +78,21 @@ class Classifier(nn.Module):
         mean, std = (pixels.new_tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return ((pixels - mean) / std).to(dtype)
 
-    def read(self, output: Any, count: int) -> Logits:
+    def _read(self, output: Any, ending: Ending, count: int) -> Logits:
         """The logits of ``count`` images in what a network returned."""
         output = getattr(output, "logits", output)
         if isinstance(output, Mapping) and "logits" in output:
             output = output["logits"]
         if isinstance(output, (tuple, list)) and output:
-            output = output[0]
+            output = self._among(output)
         if not isinstance(output, Tensor):
             held = f" of {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
             raise ModelError(f"{self.name} returned {type(output).__name__}{held}, not a tensor of logits")
         if not output.is_floating_point():
             raise ModelError(f"{self.name} returned {output.dtype}, not logits: leave out what picks the class")
+        output = ending.before(output)
+        if count == 1 and output.ndim < 2:  # a head that squeezes, squeezes a batch of one away
+            output = output.reshape(1, -1)
         if output.shape == (count,) or (output.ndim > 2 and output.shape[0] == count and output.shape[2:].numel() == 1):
             output = output.reshape(count, -1)
         if output.ndim != 2 or output.shape[0] != count:
@@ -97,6 +106,19 @@ class Classifier(nn.Module):
             outputs = "1 output, which tells 2 classes apart," if binary else f"{output.shape[1]} outputs"
             raise UsageError(f"{self.name} has {outputs} but {len(self.classes)} class names were given")
         return output
+
+    def _among(self, outputs: Sequence[Any]) -> Any:
+        """The first of several outputs, or the first that has a number for each class name."""
+        fitting = (out for out in outputs if self.classes and getattr(out, "shape", ())[1:] == (len(self.classes),))
+        return next(fitting, outputs[0])
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside of torch.compile's or a parallel wrapper, which hide its layers or put a prefix to them."""
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return unwrapped(module.module)
+    inner = getattr(module, "_orig_mod", None)
+    return unwrapped(inner) if isinstance(inner, nn.Module) else module
 
 
 def probabilities(logits: Logits) -> Logits:
@@ -116,8 +138,15 @@ def _channels(network: nn.Module, values: int) -> int:
     return values if values > 1 else first or 3
 
 
-def _per_channel(name: str, values: Sequence[float] | None, default: float, channels: int) -> tuple[float, ...]:
-    values = [default] if values is None else [float(v) for v in values]
+def _numbers(name: str, values: PerChannel | None, default: float) -> tuple[float, ...]:
+    """A normalisation's numbers: one for all channels, or a list, array or tensor with one for each."""
+    try:
+        return tuple(np.asarray(default if values is None else values, dtype=np.float64).ravel().tolist())
+    except (TypeError, ValueError):
+        raise UsageError(f"{name} is a number, or one for each channel: got {values!r}") from None
+
+
+def _per_channel(name: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     if len(values) not in (1, channels):
         raise UsageError(f"{name} has {len(values)} values, the model takes {channels} channels (or pass channels=)")
-    return tuple(values * channels if len(values) == 1 else values)
+    return values * channels if len(values) == 1 else values

@@ -20,7 +20,7 @@ from convscope.errors import UsageError, unknown
 from convscope.images.frame import Framing, canvas_of
 from convscope.models.checkpoint import load_state, read_state
 from convscope.models.classes import Classes, as_classes
-from convscope.models.classifier import Classifier
+from convscope.models.classifier import Classifier, PerChannel
 
 TRAINED, RANDOM = "trained", "random"
 
@@ -130,8 +130,8 @@ def load_classifier(
     *,
     weights: str | Path | None = None,
     classes: Classes | str | Path | Sequence[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
     size: int | tuple[int, int] | None = None,
     options: Mapping[str, Any] | None = None,
     structure_only: bool = False,

@@ -25,6 +25,7 @@ from convscope.errors import ConvscopeError, ModelError, UsageError, unknown
 from convscope.images.frame import Framing, canvas_of
 from convscope.models.checkpoint import load_state, read_state
 from convscope.models.classes import Classes, as_classes, imagenet
+from convscope.models.classifier import unwrapped
 from convscope.models.fetch import UNREADABLE, fetching, hub_cache, one_line, silence, without_them
 from convscope.models.registry import RANDOM, TRAINED, Found, Request, resized, source
 from convscope.models.run import read_run
@@ -102,7 +103,13 @@ def from_torchvision(request: Request) -> Found:
     preset = entry.transforms()
     framing = Framing(tuple(preset.crop_size * 2)[:2], preset.resize_size[0], preset.interpolation.value)
     classes = imagenet() if request.options.get("num_classes", count) == len(imagenet()) else None
-    return Found(network, classes, preset.mean, preset.std, framing, 3)
+    mean, std = preset.mean, preset.std
+    if getattr(network, "transform_input", False):
+        # googlenet and inception_v3 undo this normalisation and do another, channel by channel. Both at once are one of
+        # mean and std 0.5, without the slicing, which nothing that reads a trace could follow.
+        setattr(network, "transform_input", False)  # noqa: B010 (a module's attributes have no types)
+        mean = std = [0.5] * 3
+    return Found(network, classes, mean, std, framing, 3)
 
 
 def _as_trained(request: Request) -> dict[str, Any]:
@@ -259,7 +266,7 @@ def _made(request: Request, module: ModuleType, factory: str) -> Found:
     network = request.build(made) if callable(made) and not isinstance(made, nn.Module) else made
     if not isinstance(network, nn.Module):
         raise UsageError(f"model {request.name} gave {type(network).__name__}, not a torch.nn.Module")
-    return Found(getattr(network, "_orig_mod", network))  # torch.compile's wrapper hides the layers
+    return Found(unwrapped(network))
 
 
 def _factories(module: ModuleType) -> list[str]:

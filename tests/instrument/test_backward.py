@@ -234,6 +234,7 @@ def test_two_rules_one_after_the_other():
 # --- what is no rectifier
 
 
+CIRCLE = torch.tensor([[0.0, 1, 1, 1, 1, 0], [1] * 6, [1] * 6, [1] * 6, [0, 1, 1, 1, 1, 0]], dtype=torch.float64)
 PASSED = {
     "clamp(-1, 1)": lambda x: x.clamp(-1, 1),
     "clamp(max=1)": lambda x: x.clamp(max=1),
@@ -248,6 +249,9 @@ PASSED = {
     "sigmoid gate": lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
     "hard sigmoid gate": lambda x: x * F.hardsigmoid(x.mean((2, 3), keepdim=True)),
     "swish by hand": lambda x: x * torch.sigmoid(x),
+    "a round frame": lambda x: x * CIRCLE,
+    "a round frame filled": lambda x: x.masked_fill(CIRCLE == 0, 0.0),
+    "one or the other by place": lambda x: torch.where(CIRCLE > 0, x, 2 * x),
     "channels switched off": lambda x: x * torch.tensor([1.0, 0, 1, 0]).view(1, 4, 1, 1),
     "dropout left on": lambda x: F.dropout(x, 0.5, training=True),
     "sum, product": lambda x: (x + 1) * x,
@@ -289,6 +293,7 @@ NOTED = {
     "LeakyReLU": nn.LeakyReLU(0.1),
     "PReLU": nn.PReLU(dtype=torch.float64),
     "Tanh": nn.Tanh(),
+    "abs": torch.abs,
     "the autograd function Own": Own.apply,
     "the autograd function CrossMapLRN2d": nn.CrossMapLRN2d(3),
 }
@@ -320,6 +325,12 @@ REFUSED = {
     "assignment where a comparison holds": assigned,
     "leakyrelu at 0": lambda x: F.leaky_relu(x, 0),
     "fmax at 0": lambda x: torch.fmax(x, ZEROS),
+    "minimum at 0": lambda x: -torch.minimum(-x, ZEROS),
+    "fmin at 0": lambda x: -torch.fmin(-x, ZEROS),
+    "clamp at 0 ": lambda x: x - x.clamp(max=0),
+    "clampmax at 0": lambda x: -(-x).clamp_max(0),
+    "elu at 0": lambda x: F.elu(x, 0.0),
+    "prelukernel at 0": lambda x: F.prelu(x, torch.zeros(4, dtype=x.dtype)),
     "ReLU": torch.ops.aten.relu.default,
     "clamp at 0": lambda x: torch.ops.aten.clamp(x, 0),
     "maximum at 0": lambda x: torch.ops.aten.maximum(x, ZEROS),

@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from convscope.errors import UsageError
-from convscope.instrument.layers import layer_table, resolve, resolve_one, stages
+from convscope.instrument.layers import layer_table, resolve, resolve_one
 from convscope.instrument.record import record
 from convscope.instrument.trace import trace
 from convscope.models.classifier import Classifier
@@ -80,7 +80,7 @@ def test_last_conv_is_what_is_pooled_and_gradients_pass_through_it(name):
         output = net(image)
     assert torch.equal(kept[layer], wanted)
     assert torch.autograd.grad(output.sum(), kept[layer], allow_unused=True)[0] is not None
-    assert resolve_one(net, "@stage:-1", image) == layer == stages(net, image)[-1]
+    assert resolve_one(net, "@stage:-1", image) == layer == resolve(net, "@stages", image)[-1]
 
 
 STAGES = {  # at the sizes they are made for
@@ -166,14 +166,18 @@ def test_last_conv_of_hand_written_networks(build):
 
 
 def test_maps_of_one_pixel_are_no_stage_beside_others():
-    keys = [address.key for address in stages(seeded(nets.DeadCode()), IMAGE)]
+    keys = [address.key for address in resolve(seeded(nets.DeadCode()), "@stages", IMAGE)]
     assert keys == ["/mul"]
-    assert [address.key for address in stages(seeded(nets.OnePixel()), IMAGE)] == ["conv2"]
+    assert [address.key for address in resolve(seeded(nets.OnePixel()), "@stages", IMAGE)] == ["conv2"]
 
 
 def test_a_branch_beside_the_logits_is_no_stage():
     """Its decoder works at the image's size, where the first convolution's map leads to the logits."""
-    assert [address.key for address in stages(seeded(nets.SideBranch()), IMAGE)] == ["features.1", "features"]
+    found = resolve(seeded(nets.SideBranch()), "@stages", IMAGE)
+    assert [address.key for address in found] == [
+        "features.1",
+        "features",
+    ]
 
 
 def test_no_maps():

@@ -1,5 +1,7 @@
 """record: what layers gave, unharmed by what follows, with gradients, and no more of the pass than needed."""
 
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -436,3 +438,18 @@ def test_an_exception_leaves_nothing(layers):
         net(IMAGE[:, :2])
     assert left_alone(net)
     assert torch.overrides._get_current_function_mode_stack() == []
+
+
+def test_passes_of_other_threads_are_not_ours():
+    net = seeded(Student())
+    image = torch.rand(1, 3, 16, 16, dtype=torch.float64)
+    wanted, found = net(image), []
+    with record(net, ["conv1", "/relu"], stop=True) as kept:
+        thread = threading.Thread(target=lambda: found.append(net(image)))
+        thread.start()
+        thread.join()
+        assert not kept, "another thread's pass was recorded"
+        net(image * 0.5)
+    assert len(found) == 1, "another thread's pass was cut short"
+    assert torch.equal(found[0], wanted)
+    assert torch.equal(kept["conv1"], net.conv1(image * 0.5))

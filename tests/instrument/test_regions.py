@@ -117,12 +117,18 @@ def case(count=8):
     return image, torch.rand(count, 3, 4, 4, generator=generator, dtype=torch.float64)
 
 
-def tried(net, image, patches):
-    """Incremental inference, tried on the first two patches."""
-    with undisturbed(net, grad=False):
-        wanted = net(patched(image, patches[:2], PLACES[:2]))
+def tried(net, image, patches, places=PLACES):
+    """Incremental inference, if it proves itself on these patches."""
     start = trace(net.network, image, through=net).input
-    return regions_for(net, image, Target(index=(0,)), start, Box(patches[:2], PLACES[:2]), 2, wanted)
+
+    def full(rows):
+        with undisturbed(net, grad=False):
+            return net(patched(image, patches[rows], places[rows]))
+
+    def change(rows):
+        return Box(patches[rows], places[rows])
+
+    return regions_for(net, image, Target(index=(0,)), len(patches), start, change, full)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -199,7 +205,69 @@ class WritesIntoViews(nn.Module):
         return self.head(x)
 
 
-@pytest.mark.parametrize("build", [Branching, Noisy, WritesIntoViews])
+class InstanceNormed(nn.Module):
+    """Statistics of each image, which PyTorch takes of all the batch's at once, in the trace's shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = conv(3, 6), nn.InstanceNorm2d(6), conv(6, 6)
+        self.head = nn.Sequential(nn.AdaptiveMaxPool2d(4), nn.Flatten(), nn.Linear(96, 5))
+
+    def forward(self, x):
+        return self.head(self.b(F.relu(self.norm(self.a(x)))))
+
+
+class Unpooled(nn.Module):
+    """Switches of a pool that are used again."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.pool, self.unpool = conv(3, 6), nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+        self.b, self.head = conv(6, 6), nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+
+    def forward(self, x):
+        x, switches = self.pool(F.relu(self.a(x)))
+        return self.head(F.relu(self.b(self.unpool(x, switches))))
+
+
+@pytest.mark.parametrize("build", [InstanceNormed, Unpooled, Residual])
+def test_variants_that_are_the_clean_image_prove_nothing(build):
+    """Squares on a border of their own colour come first, as with a product photo on white."""
+    net = classifier(build)
+    image = torch.ones(1, 3, 32, 32, dtype=torch.float64)
+    image[..., 10:22, 10:22] = torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    places = [(row, col) for row in range(0, 29, 4) for col in range(0, 29, 4)]
+    patches = torch.ones(len(places), 3, 4, 4, dtype=torch.float64)
+    options = {"budget": 64, "label": "test"}
+    scores = patched_scores(net, image, Target(index=(2,)), places, lambda rows: patches[rows], **options)
+    with undisturbed(net, grad=False):
+        wanted = torch.stack([net(patched(image, p[None], [at]))[0, 2] for p, at in zip(patches, places, strict=True)])
+    assert torch.allclose(scores, wanted, rtol=1e-10, atol=1e-12)
+    assert float(wanted.max() - wanted.min()) > 1e-3
+
+
+def test_nothing_is_proven_where_nothing_changes():
+    net = classifier(Residual)
+    image = torch.ones(1, 3, *SIZE, dtype=torch.float64)
+    assert tried(net, image, torch.ones(8, 3, 4, 4, dtype=torch.float64)) is None
+
+
+@pytest.mark.parametrize("wrap", [nn.utils.parametrizations.weight_norm, lambda layer: layer])
+def test_weights_that_change_between_two_explanations(wrap):
+    """What a network computes of its weights stands in a trace as it was."""
+    net = classifier(lambda: nn.Sequential(conv(3, 6), nn.ReLU(), wrap(conv(6, 6)), nn.ReLU(), head(6)))
+    image, patches = case()
+    for _ in range(3):
+        scores = patched_scores(net, image, Target(index=(1,)), PLACES, patches.__getitem__, budget=64, label="test")
+        with undisturbed(net, grad=False):
+            wanted = net(patched(image, patches, PLACES))[:, 1]
+        assert torch.allclose(scores, wanted, rtol=1e-11)
+        step = torch.optim.SGD(net.parameters(), lr=1e-3)
+        net(image).logsumexp(1).sum().backward()
+        step.step()
+
+
+@pytest.mark.parametrize("build", [Branching, Noisy, WritesIntoViews, InstanceNormed])
 def test_refused_where_it_would_not_be_exact(build):
     net = classifier(build)
     image, patches = case()

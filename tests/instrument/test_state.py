@@ -1,6 +1,8 @@
 """undisturbed: evaluation mode, frozen, seeded; and everything as it was afterwards."""
 
 import random
+import threading
+import time
 from contextlib import nullcontext, suppress
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from convscope.errors import UsageError
 from convscope.instrument.state import undisturbed
 
 
@@ -120,3 +123,32 @@ def test_a_weight_that_is_itself_computed():
     with undisturbed(net):
         assert [p.requires_grad for p in net.parameters()] == [False, False, True, False]
     assert state(net) == before
+
+
+def test_one_thread_at_a_time():
+    net, inside, most = mixed(), [], []
+
+    def work():
+        for _ in range(20):
+            with undisturbed(net), undisturbed(net, grad=False):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(1e-4)
+                inside.pop()
+
+    before = state(net)
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(most) == 80
+    assert max(most) == 1
+    assert state(net) == before
+
+
+def test_weights_that_take_no_gradient():
+    with torch.inference_mode():
+        net = nn.Conv2d(3, 4, 3)
+    with pytest.raises(UsageError, match=r"Conv2d was made in torch\.inference_mode"), undisturbed(net):
+        pass

@@ -11,6 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from convscope.errors import UsageError
 from convscope.instrument.trace import trace
 from convscope.models.classifier import Classifier
 from tests.instrument.nets import DeadCode, Loop, Reused, RootSum, Student, conv
@@ -200,8 +201,6 @@ def test_taken_once():
     net.fc.register_forward_hook(lambda *_: count.append(1))
     taken = trace(net, IMAGE)
     assert trace(net, torch.rand(7, 3, 16, 16)) is taken
-    with torch.no_grad():
-        net.conv1.weight.zero_()
     net.train()
     assert trace(net, IMAGE) is taken
     assert len(count) == 1
@@ -227,7 +226,12 @@ def another_buffer(net):
     net.register_buffer("seen", torch.zeros(1))
 
 
-@pytest.mark.parametrize("change", [other_module, other_type, other_weight, other_data, another_buffer])
+def a_step(net):
+    with torch.no_grad():
+        net.conv1.weight.mul_(0.9)
+
+
+@pytest.mark.parametrize("change", [other_module, other_type, other_weight, other_data, another_buffer, a_step])
 def test_taken_anew_after_a_change(change):
     net = Student()
     before = trace(net, IMAGE)
@@ -238,6 +242,14 @@ def test_taken_anew_after_a_change(change):
     assert any(net.conv2.weight is arg for op in after.ops for arg in op.args)
     assert after.output.shape == (1, len(net.fc.bias))
     assert after.output.bytes == len(net.fc.bias) * image.element_size()
+
+
+def test_lazy_layers_are_called_first():
+    net = nn.Sequential(nn.LazyConv2d(4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(2))
+    with pytest.raises(UsageError, match="Sequential has lazy layers"):
+        trace(net, IMAGE)
+    net(IMAGE)
+    assert trace(net, IMAGE).output.shape == (1, 2)
 
 
 def test_a_change_of_type_behind_a_classifier():

@@ -71,3 +71,12 @@ def test_a_network_that_knows_its_batch_size():
     losses = [(clean - zeroed(classifier, images, "conv1", unit)[0])[0, 1] / clean[0, 1] for unit in range(5)]
     wanted = enlarge(np.maximum((np.array(losses)[:, None, None] * maps[0]).sum(0), 0), *images.shape[2:])
     near(Ablation(layer="conv1").run(classifier, images, Target(index=(1,))).raw[0], wanted)
+
+
+def test_a_negative_score_is_said():
+    classifier, images = classifier_of(Skip("modules")), photos()
+    scores = classifier(images)[0]
+    for index in range(len(scores)):
+        notes = Ablation(layer="conv4").run(classifier, images, Target(index=(index,))).notes
+        assert any("the score is negative" in note for note in notes) == bool(scores[index] < 0)
+    assert bool((scores < 0).any()) != bool((scores < 0).all())

@@ -1,5 +1,6 @@
 """Feature maps against a forward pass by hand, filters against the weights."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,8 @@ from torch import nn
 from convscope.errors import UsageError
 from convscope.methods.activations import Activations
 from convscope.methods.filters import Filters
-from tests.nets import Skip, classifier_of, photos
+from convscope.scope import Scope
+from tests.nets import Skip, classifier_of, photos, seeded
 from tests.oracles import near
 
 
@@ -86,3 +88,14 @@ def test_a_transposed_convolution_has_one_filter_an_output():
 def test_what_has_no_filters(layer, said):
     with pytest.raises(UsageError, match=said):
         Filters(layer=layer).run(classifier_of(Skip()))
+
+
+def test_rows_of_filters_keep_their_numbers(tmp_path):
+    scope = Scope(seeded(Skip()))
+    found = scope.filters("conv1:3-5")
+    assert found.units == (3, 4, 5)
+    assert found[1].units == (4,)
+    assert found[1:].units == (4, 5)
+    assert [path.stem for path in found[np.int64(2)].save_each(tmp_path)] == ["filter-0005"]
+    assert found[0].sheet().width > 0
+    assert scope.activations(photos(2), "conv1:3-5")[1].units == (3, 4, 5)

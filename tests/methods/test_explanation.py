@@ -143,7 +143,7 @@ def test_merged_is_for_feature_maps():
     ("raw", "said"),
     [
         (torch.zeros(1, 2, 2), ["the map is zero everywhere: nothing was found for this target"]),
-        (torch.stack([torch.zeros(2, 2), torch.ones(2, 2)]), ["zero everywhere: row 0"]),
+        (torch.stack([torch.zeros(2, 2), torch.ones(2, 2)]), ["zero everywhere, nothing was found: row 0"]),
         (torch.stack([torch.full((2, 2), torch.nan), torch.ones(2, 2)]), ["row 0 is not finite"]),
         (torch.tensor([[[1.0, -torch.inf]]]), ["row 0 is not finite"]),
         (torch.ones(3, 2, 2), []),
@@ -152,6 +152,6 @@ def test_merged_is_for_feature_maps():
 def test_faults_are_noted(raw, said):
     from convscope.methods.explanation import faults
 
-    found = faults(raw)
+    found = faults(raw, Traits("map", "positive"))
     assert len(found) == len(said)
     assert all(note.startswith(start) for note, start in zip(found, said, strict=True))

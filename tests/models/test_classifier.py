@@ -3,6 +3,7 @@
 import math
 from collections import namedtuple
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -176,6 +177,82 @@ def test_outputs_that_are_no_logits(form):
     message = refusal(Classifier(network(give), name="net"), IMAGES, kind=ModelError)
     assert message.startswith("net ")
     assert words in message
+
+
+ENDS = {
+    "nn.Sigmoid": nn.Sigmoid(),
+    "torch.sigmoid": torch.sigmoid,
+    "method": torch.Tensor.sigmoid,
+    "squeezed": lambda z: torch.sigmoid(z).squeeze(1),
+    "squeezed before": lambda z: torch.sigmoid(z.squeeze(1)),
+    "in a row": lambda z: torch.sigmoid(z).view(-1),
+    "after a gate": lambda z: torch.sigmoid(z * torch.sigmoid(z)[:, :1]),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_sigmoid_at_the_end_is_undone(end, count):
+    """Also where it has saturated: it is not inverted, its input is taken."""
+    net = network(ENDS[end], outputs=1)
+    with torch.no_grad():
+        net.fc.bias.fill_(40.0)
+    classifier = Classifier(net, Classes(("cat", "dog")))
+    z = net.logits(IMAGES[:count])
+    z = z * torch.sigmoid(z) if end == "after a gate" else z
+    images = IMAGES[:count].clone().requires_grad_()
+    logits = classifier(images)
+    assert torch.equal(logits, torch.cat([-z / 2, z / 2], 1))
+    assert bool(torch.autograd.grad(logits[:, 1].sum(), images)[0].any())
+
+
+def test_a_network_that_says_dog_with_little_confidence():
+    net = network(torch.sigmoid, outputs=1)
+    with torch.no_grad():
+        net.fc.bias.fill_(-4.0)
+    said = net(IMAGES)
+    assert bool((said < 0.1).all())
+    found = probabilities(Classifier(net, Classes(("cat", "dog")))(IMAGES))
+    assert torch.allclose(found[:, 1:], said, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "end", [nn.Softmax(1), nn.LogSoftmax(-1), nn.Sigmoid(), lambda z: torch.softmax(input=z, dim=1)]
+)
+def test_several_probabilities_become_logits_again(end):
+    net = network(end)
+    assert torch.equal(Classifier(net)(IMAGES), net.logits(IMAGES))
+
+
+def test_what_is_squashed_on_the_way_stays():
+    net = network(lambda z: torch.sigmoid(z) * 2)
+    assert torch.equal(Classifier(net)(IMAGES), net.logits(IMAGES).sigmoid() * 2)
+    over_the_batch = network(lambda z: z.softmax(0))
+    assert torch.equal(Classifier(over_the_batch)(IMAGES), over_the_batch.logits(IMAGES).softmax(0))
+
+
+@pytest.mark.parametrize("outputs", [1, 5])
+def test_a_head_that_squeezes_a_batch_of_one_away(outputs):
+    net = network(torch.squeeze, outputs=outputs)
+    for count in (1, 3):
+        found = Classifier(net)(IMAGES[:count])
+        assert torch.equal(found[:, -1], net.logits(IMAGES[:count])[:, -1] / (2 if outputs == 1 else 1))
+
+
+def test_of_several_outputs_the_one_with_a_number_for_each_class():
+    net = network(lambda z: (torch.cat([z, z], 1), z))
+    assert Classifier(net)(IMAGES).shape == (3, 10), "the first, where nothing says more"
+    assert torch.equal(Classifier(net, Classes(tuple("abcde")))(IMAGES), net.logits(IMAGES))
+
+
+@pytest.mark.parametrize("mean", [0.5, [0.5], np.full(3, 0.5), torch.full((1, 3, 1, 1), 0.5), torch.tensor(0.5)])
+def test_a_mean_in_any_form(mean):
+    assert Classifier(network(), mean=mean).mean == (0.5,) * 3
+
+
+@pytest.mark.parametrize("mean", [np.array(["a", "b", "c"]), np.array([0.5, {}, 0.5])])
+def test_what_is_no_mean(mean):
+    assert refusal(Classifier, network(), mean=mean).startswith("mean is a number, or one for each channel")
 
 
 def test_class_names_are_counted():

@@ -22,6 +22,7 @@ from torchvision import models
 
 from convscope.errors import ModelError, UsageError
 from convscope.images.frame import Framing
+from convscope.instrument.layers import layer_table
 from convscope.models import fetch
 from convscope.models.classes import imagenet
 from convscope.models.registry import load_classifier
@@ -193,15 +194,29 @@ def test_torchvision_file_that_is_damaged(home):
 def test_networks_that_torchvision_changes_with_their_weights(name):
     """What comes with trained weights and what is rebuilt without them, to load a checkpoint, is the same network."""
     network = load_classifier(f"torchvision:{name}@random").network
-    assert network.transform_input
     assert network.aux_logits == (name == "inception_v3")
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+@pytest.mark.parametrize("options", [{}, {"transform_input": False}])
+def test_their_own_normalisation_is_done_by_the_classifier(name, options):
+    classifier = load_classifier(f"torchvision:{name}@random", options=options)
+    weights = models.get_model_weights(name).DEFAULT.transforms()
+    model = models.get_model(name, weights=None, init_weights=False, transform_input=not options).eval()
+    model.load_state_dict(classifier.network.state_dict(), strict=False)
+    pixels = torch.rand(1, 3, 96, 96)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (weights.mean, weights.std))
+    with torch.no_grad():
+        near = torch.allclose(classifier(pixels), model((pixels - mean) / std), atol=1e-4)
+    assert near
+    table = layer_table(classifier.network, pixels, through=classifier)
+    assert any(row.field is not None and row.field.status == "exact" for row in table)
 
 
 def test_googlenet_with_weights_has_the_keys_of_the_random_one(home):
     state = seeded(partial(models.googlenet, init_weights=False))
     put(home, models.GoogLeNet_Weights.IMAGENET1K_V1, state)
     trained, random = load_classifier("torchvision:googlenet"), load_classifier("torchvision:googlenet@random")
-    assert trained.network.transform_input
     assert trained.network.state_dict().keys() == random.network.state_dict().keys()
     assert torch.equal(trained.network.conv1.conv.weight, state["conv1.conv.weight"])
 
