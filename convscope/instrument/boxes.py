@@ -9,7 +9,6 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from convscope.instrument.receptive_field import argument, keeps_place, pair
 from convscope.instrument.trace import Op, Value
@@ -170,12 +169,9 @@ def _pointwise(clean: CleanMaps, op: Op, boxes: dict[int, Box]) -> Box | None:
     if aligned is None or any(tuple(v.shape[-2:]) == (1, 1) for v in op.inputs if v.index in boxes):
         return None
     cut, places = aligned
-    args, kwargs = tree_map_only(Value, cut, (op.args, op.kwargs))
-    constants = [leaf for leaf in tree_leaves((op.args, op.kwargs)) if isinstance(leaf, Tensor)]
-    if any(leaf.ndim >= 2 and max(leaf.shape[-2:]) > 1 for leaf in constants):
+    if any(leaf.ndim >= 2 and max(leaf.shape[-2:]) > 1 for leaf in op.constants):
         return None  # a weight that differs from place to place
-    output = op.function(*args, **kwargs)
-    return Box(output if isinstance(output, Tensor) else output[0], places)
+    return Box(op.again(cut)[0], places)
 
 
 def _cat(clean: CleanMaps, op: Op, boxes: dict[int, Box]) -> Box | None:

@@ -8,11 +8,11 @@ From the first operation that is global, or once a box covers most of its map, w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from convscope.errors import ConvscopeError
 from convscope.instrument.boxes import Box, CleanMaps, Span, changed_box
@@ -39,13 +39,13 @@ class Regions:
         self.end = taken.made_by[goal.index] + 1
         self.clean = CleanMaps({taken.input.index: image})
         for op in taken.ops[: self.end]:
-            put = tree_map_only(Value, lambda value: self.clean[value.index], (op.args, op.kwargs))
-            self._store(op, _call(op, *put))
+            for value, tensor in zip(op.outputs, op.again(partial(self._clean, op)), strict=True):
+                self.clean[value.index] = tensor
 
-    def _store(self, op: Op, output: Any) -> None:
-        found = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-        for value, tensor in zip(op.outputs, found, strict=True):
-            self.clean[value.index] = tensor
+    def _clean(self, op: Op, value: Value) -> Tensor:
+        """A clean value for an operation, which may write into it."""
+        clean = self.clean[value.index]
+        return clean.clone() if op.in_place and value is op.args[0] else clean
 
     def outputs(self, start: Value, change: Change, count: int) -> Tensor:
         """What the goal is for ``count`` variants in which the value ``start`` is changed; one row a variant.
@@ -86,15 +86,13 @@ class Regions:
         def full(value: Value) -> Tensor:
             if value.index in changed:
                 return self._filled(value, changed[value.index])
-            clean = self.clean[value.index]
+            clean = self._clean(op, value)
             return clean.expand(count, *clean.shape[1:]) if clean.ndim and clean.shape[0] == 1 else clean
 
-        args, kwargs = tree_map_only(Value, full, (op.args, op.kwargs))
-        if op.name in RESHAPES and list(op.args[1])[:1] == [1]:
-            args = (args[0], [count, *op.args[1][1:]], *args[2:])  # the trace's batch size, written into the call
-        output = _call(op, args, kwargs)
-        found = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-        return {value.index: tensor for value, tensor in zip(op.outputs, found, strict=True)}
+        args = op.args
+        if op.name in RESHAPES and list(args[1])[:1] == [1]:
+            args = (args[0], [count, *args[1][1:]], *args[2:])  # the trace's batch size, written into the call
+        return {value.index: tensor for value, tensor in zip(op.outputs, op.again(full, args), strict=True)}
 
     def _filled(self, value: Value, change: Change) -> Tensor:
         """A value for every variant: the clean one with the boxes put in."""
@@ -105,12 +103,6 @@ class Regions:
         for variant, data, (row, col) in zip(whole, change.data, change.places, strict=True):
             variant[:, row : row + height, col : col + width] = data
         return whole
-
-
-def _call(op: Op, args: Any, kwargs: Any) -> Any:
-    if op.in_place:  # the clean value it would overwrite is needed
-        args = (args[0].clone(), *args[1:])
-    return op.function(*args, **kwargs)
 
 
 def patched_scores(

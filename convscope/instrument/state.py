@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from convscope.errors import UsageError
@@ -25,29 +25,22 @@ def undisturbed(model: nn.Module, *, grad: bool = True, seed: int = 0) -> Iterat
     on) gives the same result each time. With ``grad`` gradients are on, even inside a caller's ``no_grad``. Of several
     threads one is inside at a time.
     """
-    with _ONE_AT_A_TIME:
-        _check(model)
-        with _looked_at(model, grad, seed):
-            yield
-
-
-def _check(model: nn.Module) -> None:
-    name = type(getattr(model, "network", model)).__name__
-    if any(map(is_lazy, model.parameters())):
-        raise UsageError(f"{name} has lazy layers, whose weights are not there yet: call it on a batch first")
-    if any(parameter.is_inference() for parameter in model.parameters()):
-        raise UsageError(f"{name} was made in torch.inference_mode(), where no gradient can be had: make it outside")
+    with _ONE_AT_A_TIME, _looked_at(model, grad, seed):
+        yield
 
 
 @contextmanager
 def _looked_at(model: nn.Module, grad: bool, seed: int) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    trainable = [p for p in model.parameters() if p.requires_grad and p.is_leaf]  # a computed weight cannot be frozen
-    tensors = (*model.parameters(), *model.buffers())
+    modules = list(model.modules())  # once: walking a large network takes longer than a small one's forward pass
+    parameters = _distinct(module._parameters for module in modules)
+    _check(model, parameters)
+    modes = [(module, module.training) for module in modules]
+    trainable = [p for p in parameters if p.requires_grad and p.is_leaf]  # a computed weight cannot be frozen
+    tensors = (*parameters, *_distinct(module._buffers for module in modules))
     devices = sorted({t.device.index for t in tensors if t.device.type == "cuda"})
     try:
         # `training` is set by hand: a module's own train() may do more, such as merging weights.
-        for module, _ in modes:
+        for module in modules:
             module.training = False
         for parameter in trainable:
             parameter.requires_grad_(False)
@@ -62,3 +55,16 @@ def _looked_at(model: nn.Module, grad: bool, seed: int) -> Iterator[None]:
             module.training = training
         for parameter in trainable:
             parameter.requires_grad_(True)
+
+
+def _distinct(found: Iterable[Mapping[str, Tensor | None]]) -> list[Tensor]:
+    """The tensors of all modules, each once."""
+    return list({id(t): t for tensors in found for t in tensors.values() if t is not None}.values())
+
+
+def _check(model: nn.Module, parameters: Sequence[Tensor]) -> None:
+    name = type(getattr(model, "network", model)).__name__
+    if any(map(is_lazy, parameters)):
+        raise UsageError(f"{name} has lazy layers, whose weights are not there yet: call it on a batch first")
+    if any(parameter.is_inference() for parameter in parameters):
+        raise UsageError(f"{name} was made in torch.inference_mode(), where no gradient can be had: make it outside")

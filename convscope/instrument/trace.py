@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -56,9 +56,23 @@ class Op:
     in_place: bool  # wrote into its input
     aliasing: bool  # wrote into memory that another tensor shares
 
-    @property
+    @cached_property
     def name(self) -> str:
         return str(self.function.overloadpacket.__name__).removesuffix("_")
+
+    @cached_property
+    def constants(self) -> list[Tensor]:
+        """Weights and other tensors that no operation made."""
+        return [leaf for leaf in tree_iter((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+
+    def again(self, tensor_of: Callable[[Value], Tensor], args: tuple[Any, ...] | None = None) -> list[Tensor]:
+        """Do it once more, with other tensors for its values: what came out, as in ``outputs``.
+
+        ``args``: instead of its own.
+        """
+        kwargs = {name: _filled(value, tensor_of) for name, value in self.kwargs.items()}
+        output = self.function(*_filled(self.args if args is None else args, tensor_of), **kwargs)
+        return [output] if isinstance(output, Tensor) else [leaf for leaf in output if isinstance(leaf, Tensor)]
 
 
 @dataclass(frozen=True)
@@ -259,6 +273,15 @@ class _Tape(TorchDispatchMode):
 
     def _event(self, address: Address, kind: str, output: Any, parameters: int) -> None:
         self.trace.events.append(Event(address, kind, self.value(output), parameters, len(self.trace.ops)))
+
+
+def _filled(arguments: Any, tensor_of: Callable[[Value], Tensor]) -> Any:
+    """Arguments with their values as tensors; they nest in lists and tuples alone."""
+    if isinstance(arguments, Value):
+        return tensor_of(arguments)
+    if isinstance(arguments, (list, tuple)):
+        return type(arguments)(_filled(part, tensor_of) for part in arguments)
+    return arguments
 
 
 def _put(values: WeakTensorKeyDictionary, tensor: Tensor) -> Any:

@@ -1,6 +1,5 @@
 """undisturbed: evaluation mode, frozen, seeded; and everything as it was afterwards."""
 
-import random
 import threading
 import time
 from contextlib import nullcontext, suppress
@@ -27,6 +26,7 @@ def mixed():
 
 
 def state(net):
+    """All but Python's own randomness, of which the checks of types draw; see test_contracts for that."""
     return {
         "modes": [m.training for m in net.modules()],
         "wants": [p.requires_grad for p in net.parameters()],
@@ -34,7 +34,6 @@ def state(net):
         "weights": {name: tensor.tolist() for name, tensor in net.state_dict().items()},
         "torch": torch.get_rng_state().tolist(),
         "numpy": np.random.get_state()[1].tolist(),
-        "python": random.getstate(),
         "grad": torch.is_grad_enabled(),
         "inference": torch.is_inference_mode_enabled(),
     }
