@@ -26,6 +26,10 @@ class ImageError(ConvscopeError):
     """A photo could not be read."""
 
 
+class Inapplicable(UsageError):
+    """A method cannot explain this target by this layer; another may."""
+
+
 class RuleError(ConvscopeError):
     """A backward rule could not be applied to the whole network, so its result would silently be something else."""
 

@@ -141,7 +141,9 @@ class _PlainJob(_Job):
     def end(self) -> None:
         seconds = time.monotonic() - self.start
         if seconds >= self.console.every:
-            print(f"{self.label}: {self.done}/{self.total} in {seconds:.0f} s", file=self.console.stream, flush=True)
+            how = "in" if self.done >= self.total else "and stopped, after"
+            line = f"{self.label}: {self.done}/{self.total} {how} {seconds:.0f} s"
+            print(line, file=self.console.stream, flush=True)
 
 
 class _TerminalJob(_Job):

@@ -105,6 +105,7 @@ class Scope:
     ) -> None:
         if not isinstance(module, nn.Module):
             hint = f"; convscope.load({module!r}) loads a model by name" if isinstance(module, str) else ""
+            hint = f"; make one, {module.__name__}()" if isinstance(module, type) else hint
             raise UsageError(f"a Scope is over a torch.nn.Module, not {type(module).__name__}{hint}")
         if isinstance(module, Classifier):
             if any(given is not None for given in (classes, mean, std, size, channels)):

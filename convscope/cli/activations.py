@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convscope.cli.options import Background, Json, ModelChoice, Photos
-from convscope.cli.output import counted, emit, say
+from convscope.cli.output import counted, emit, note, say
 from convscope.cli.values import layer_paths, listed_layers
 from convscope.errors import UsageError
 
@@ -44,7 +44,7 @@ def activations(
 ) -> None:
     """Feature maps of layers: one sheet a layer with dead maps marked, and all its maps merged into one."""
     wanted = parsed_channels(channels)
-    from convscope.cli.files import staged
+    from convscope.cli.files import left_over, only, staged
     from convscope.cli.findings import select, slug
     from convscope.cli.photos import Batch, explained_size
     from convscope.progress import ConsoleProgress, reporting, track
@@ -52,7 +52,7 @@ def activations(
     scope = chosen.open(background=background)
     with explained_size(scope):
         paths = layer_paths(scope, listed_layers(layers))
-    batch = Batch(scope, photos)
+    batch = Batch(scope, photos, alone=not json)
 
     with staged(out) as draft:
 
@@ -64,20 +64,23 @@ def activations(
                 found = scope.activations(photo, layer)
                 found = select(found, within(wanted, found.raw.shape[1], layer))
                 name = slug(layer)
-                _save(found, folder, name, columns, squash)
+                files = _save(found, folder, name, columns, squash)
                 if each:
-                    found.save_each(folder / name, size=each_size, squash=squash)
-                told.append({"layer": layer, "shape": list(found.raw.shape[1:]), "sheet": f"{folder.name}/{name}.png"})
+                    alone = found.save_each(folder / name, size=each_size, squash=squash)
+                    files["each"] = [str(file.relative_to(draft)) for file in alone]
+                told.append({"layer": layer, "shape": list(found.raw.shape[1:]), **files})
             return {"index": index, "photo": str(photo.path), "class": best.name, "folder": folder.name, "layers": told}
 
         with reporting(ConsoleProgress()):
-            found = list(batch.each(look))
-        if not found:
-            raise typer.Exit(batch.tell())
+            found = batch.all(look)
+        only(draft, {one["folder"] for one in found})
+        own = {file.relative_to(draft) for file in draft.rglob("*") if file.is_file()}
+    if found and (old := left_over(out, own)):
+        note(f"{out} also holds {counted(len(old), 'result')} of earlier runs, such as {old[0]}")
     if json:
         failed = [vars(failure) for failure in batch.failures]
         emit({"model": chosen.model, "out": out, "photos": found, "failed": failed})
-    else:
+    elif found:
         say(f"{out}: {counted(len(paths), 'layer')} of {counted(len(found), 'photo')}")
     if code := batch.tell():
         raise typer.Exit(code)
@@ -107,7 +110,9 @@ def within(ranges: Sequence[tuple[int, int]] | None, count: int, layer: str) -> 
     return list(dict.fromkeys(found))
 
 
-def _save(found: Explanation, folder: Path, name: str, columns: int, squash: bool) -> None:
+def _save(found: Explanation, folder: Path, name: str, columns: int, squash: bool) -> dict[str, Any]:
+    """A layer's sheet and its merged map, and where they are."""
     folder.mkdir(parents=True, exist_ok=True)
     found.sheet(columns=columns, squash=squash).save(folder / f"{name}.png")
     found.merged().save(folder / f"{name}-merged.png")
+    return {"sheet": f"{folder.name}/{name}.png", "merged": f"{folder.name}/{name}-merged.png"}

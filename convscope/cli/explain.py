@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convscope.scope import Scope
 
 STAGES = "@stages"
+METHODS = "grad-cam,guided,deconvnet,occlusion"
 
 
 def explain(
@@ -25,8 +26,14 @@ def explain(
     chosen: ModelChoice,
     photos: Photos,
     methods: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Methods, or all; `convscope methods` lists them.")
-    ] = "grad-cam,guided,deconvnet,occlusion",
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help=f"Methods, or all; `convscope methods` lists them. By default {METHODS}, less what cannot explain the "
+            "target.",
+            show_default=False,
+        ),
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,31 +64,36 @@ def explain(
     json: Json = False,
 ) -> None:
     """Explain photos: what in them speaks for a class, by several methods, in one HTML report."""
-    from convscope.cli.files import left_over, staged
+    from convscope.cli.files import left_over, only, staged
     from convscope.cli.findings import Plan, photo_findings
     from convscope.cli.photos import Batch
     from convscope.progress import ConsoleProgress, reporting
     from convscope.report import Report
 
-    chosen_methods = configured(methods, layer, set_ or [])
+    chosen_methods = configured(methods or METHODS, layer, set_ or [])
     scope = chosen.open(background=background)
-    plan = Plan(chosen_methods, target or [None], against, strongest, shown_layers(scope, layers))
-    batch = Batch(scope, photos)
+    shown = shown_layers(scope, layers)
+    plan = Plan(chosen_methods, target or [None], against, strongest, shown, choosy=methods is None)
+    batch = Batch(scope, photos, alone=not json)
     with staged(out) as draft, Report(_about(context, scope)) as report:
         with reporting(ConsoleProgress()):
-            found = list(batch.each(lambda index, photo: photo_findings(scope, plan, index, photo, draft, report)))
+            found = batch.all(
+                lambda index, photo: photo_findings(scope, plan, index, photo, draft),
+                lambda one: report.add(one.pop("page")),
+            )
         batch.failures += [failure for one in found for failure in one.pop("failures")]
-        if not found:
-            raise typer.Exit(batch.tell())
-        size = report.write(draft / "report.html", _troubles(batch))
         summary = _summary(report.about, found, batch)
-        (draft / "summary.json").write_text(as_json(summary) + "\n", "utf-8", "backslashreplace")
+        only(draft, {one["folder"] for one in found})
+        size = 0
+        if found:
+            size = report.write(draft / "report.html", _troubles(batch))
+            (draft / "summary.json").write_text(as_json(summary) + "\n", "utf-8", "backslashreplace")
         own = {file.relative_to(draft) for file in draft.rglob("*") if file.is_file()}
-    if old := left_over(out, own):
+    if found and (old := left_over(out, own)):
         note(f"{out} also holds {counted(len(old), 'result')} of earlier runs, such as {old[0]}")
     if json:
-        emit({**summary, "report": out / "report.html"})
-    else:
+        emit({**summary, "out": out, "report": out / "report.html" if found else None})
+    elif found:
         _tell(found, out, size)
     if code := batch.tell():
         raise typer.Exit(code)
@@ -144,8 +156,16 @@ def _about(context: typer.Context, scope: Scope) -> About:
         device=device_in_words(scope.classifier.device),
         command=context.obj.command,
         canvas="" if size is None else f"{size[1]} × {size[0]}",
+        normalisation=_normalisation(scope),
         versions=versions(context.obj.allocator),
     )
+
+
+def _normalisation(scope: Scope) -> str:
+    mean, std = ([f"{value:.4g}" for value in values] for values in (scope.classifier.mean, scope.classifier.std))
+    if set(mean) == {"0"} and set(std) == {"1"}:
+        return "none"
+    return f"mean {', '.join(dict.fromkeys(mean))}; std {', '.join(dict.fromkeys(std))}"
 
 
 def _summary(about: About, found: list[dict[str, Any]], batch: Batch) -> dict[str, Any]:
@@ -179,10 +199,11 @@ def _troubles(batch: Batch) -> list[Trouble]:
 def _tell(found: list[dict[str, Any]], out: Path, size: int) -> None:
     from convscope.images.read import printable
 
-    rows = [
-        (printable(one["photo"]), best["name"].split(",")[0], f"{best['probability']:.3f}", one["folder"])
-        for one in found
-        for best in one["top"][:1]
-    ]
-    table(("photo", "class", "probability", "folder"), rows, right=("probability",))
+    rows = []
+    for one in found:
+        best, targets = one["top"][0], dict.fromkeys(e["target"] for e in one["explanations"] if e["target"])
+        told = ", ".join(list(targets)[:3]) + (f" and {len(targets) - 3} more" if len(targets) > 3 else "")
+        name = best["name"].split(",")[0]
+        rows.append((printable(one["photo"]), name, f"{best['probability']:.3f}", told, one["folder"]))
+    table(("photo", "class", "probability", "explained", "folder"), rows, right=("probability",))
     say(f"\n{out / 'report.html'} ({bytes_in_words(size)})")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from convscope.cli.process import uninterrupted
 from convscope.errors import ConvscopeError, UsageError
 
+DRAFT = ".convscope-"
 LAST = ("report.html", "summary.json")  # what speaks of the other files comes after them
 
 
@@ -27,7 +28,8 @@ def staged(out: Path) -> Iterator[Path]:
             made = _missing(out)
             out.mkdir(parents=True, exist_ok=True)
             # Inside of the folder, so that it is the same file system and no more rights are needed.
-            draft = Path(tempfile.mkdtemp(prefix=".convscope-", dir=out))
+            _sweep(out)
+            draft = Path(tempfile.mkdtemp(prefix=f"{DRAFT}{os.getpid()}-", dir=out))
             with _by_its_place(draft, out):
                 yield draft
             with uninterrupted():
@@ -64,6 +66,31 @@ def placed(out: Path) -> Iterator[Path]:
                 draft.unlink(missing_ok=True)
             for folder in made:
                 _remove_if_empty(folder)
+
+
+def only(draft: Path, folders: Collection[str]) -> None:
+    """Take out of a draft the folders of photos that did not come to their end."""
+    for place in draft.iterdir():
+        if place.is_dir() and place.name not in folders:
+            shutil.rmtree(place)
+
+
+def _sweep(out: Path) -> None:
+    """Remove the drafts of processes that were killed."""
+    for place in out.glob(f"{DRAFT}*"):
+        owner = place.name.removeprefix(DRAFT).partition("-")[0]
+        if owner.isdigit() and not _runs(int(owner)):
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def left_over(out: Path, own: set[Path]) -> list[Path]:

@@ -12,10 +12,10 @@ from typing import Any
 from PIL import Image
 
 from convscope.cli.photos import Failure
-from convscope.errors import Cancelled, ConvscopeError, UsageError
+from convscope.errors import Cancelled, ConvscopeError, Inapplicable, UsageError
 from convscope.images.read import Photo
 from convscope.methods.explanation import Explanation
-from convscope.report import Figure, PhotoPage, Report, Sheet, Trouble
+from convscope.report import Figure, PhotoPage, Sheet, Trouble
 from convscope.scope import Scope
 
 TOP = 5
@@ -24,22 +24,24 @@ SHEET_UNITS = 256  # more than 16 rows of small maps say little
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do with each photo. ``methods``: ready to run."""
+    """What to do with each photo. ``methods``: ready to run; ``choosy``: leave out what cannot explain a target."""
 
     methods: Sequence[Any]
     targets: Sequence[str | None]
     against: str | None
     strongest: int
     layers: Sequence[str]
+    choosy: bool = False
 
 
-def photo_findings(scope: Scope, plan: Plan, index: int, photo: Photo, draft: Path, report: Report) -> dict[str, Any]:
-    """Explain a photo, write its files under ``draft``, add it to the report; what ``summary.json`` says of it."""
+def photo_findings(scope: Scope, plan: Plan, index: int, photo: Photo, draft: Path) -> dict[str, Any]:
+    """Explain a photo and write its files under ``draft``; what ``summary.json`` says of it, and its report's page."""
     top = scope.predict(photo).top(TOP)
     folder = draft / f"{index:03d}-{slug(top[0].name.split(',')[0])}"
     figures: list[Figure] = []
     told: list[dict[str, Any]] = []
     failures: list[Failure] = []
+    left_out: list[Trouble] = []
     for method in plan.methods:
         try:
             for found in _explanations(scope, plan, photo, method):
@@ -48,7 +50,12 @@ def photo_findings(scope: Scope, plan: Plan, index: int, photo: Photo, draft: Pa
                     place = folder / method.name / (_target_folder(found, row, figures) if many else "")
                     figures.append(_figure(found, row, place))
                     told.append(_about(found, row, place, draft))
-        except (Cancelled, UsageError):
+        except (Cancelled, UsageError) as error:
+            if isinstance(error, Inapplicable) and plan.choosy:
+                left_out.append(Trouble(photo.name, f"left out: {error}", method.name))
+                continue
+            if isinstance(error, Inapplicable):
+                error.args = (f"{method.name}: {error}",)
             raise
         except ConvscopeError as error:  # this method cannot be used here; others may
             if len(plan.methods) == 1:
@@ -65,10 +72,10 @@ def photo_findings(scope: Scope, plan: Plan, index: int, photo: Photo, draft: Pa
         top=[(entry.name.split(",")[0], entry.probability) for entry in top],
         figures=figures,
         sheets=[_sheet(scope.activations(photo, layer)) for layer in plan.layers],
-        troubles=[Trouble(photo.name, failure.reason, failure.method) for failure in failures],
+        troubles=[*left_out, *(Trouble(photo.name, failure.reason, failure.method) for failure in failures)],
     )
-    report.add(page)
     return {
+        "page": page,
         "index": index,
         "photo": str(photo.path),
         "folder": folder.name,

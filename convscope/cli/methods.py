@@ -21,7 +21,7 @@ def methods(
     from convscope.methods import METHODS
 
     if name is not None and name not in METHODS:
-        raise unknown("method", name, METHODS)
+        raise unknown("method", name, METHODS, "`convscope methods` lists them")
     if name is not None:
         _one(name, METHODS[name], json)
     elif json:

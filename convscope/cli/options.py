@@ -78,8 +78,15 @@ class ModelChoice:
             options=options,
         )
         found.background = background
-        if parse(self.model)[0] in ("file", "module") and self.weights is None and not structure_only:
-            note(f"no --weights for {self.model}: the network is used as its factory made it")
+        if parse(self.model)[0] in ("file", "module") and not structure_only:
+            assumed = {
+                "--weights": "the network is used as its factory made it" if self.weights is None else "",
+                "--mean and --std": "pixels go in from 0 to 1" if mean is std is None else "",
+                "--size": "photos go in as large as they are" if size is None else "",
+            }
+            told = [f"no {option}, so {what}" for option, what in assumed.items() if what]
+            if told:
+                note(f"{self.model}: {'; '.join(told)}")
         return found
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from convscope.cli.output import counted, note
+from convscope.cli.process import Ended, uninterrupted
 from convscope.errors import Cancelled, ConvscopeError, ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -29,15 +30,20 @@ class Failure:
 
 @dataclass
 class Batch:
-    """The photos that names, folders and globs mean."""
+    """The photos that names, folders and globs mean.
+
+    ``alone``: the error of an only photo is the command's own; otherwise it is told like that of any other.
+    """
 
     scope: Scope
     sources: Sequence[str]
+    alone: bool = True
     failures: list[Failure] = field(default_factory=list)
     total: int = 0
+    ended: Ended | None = None
 
     def each(self, work: Callable[[int, Photo], T]) -> Iterator[T]:
-        """``work(index, photo)`` for each photo that can be read. An only photo's error is the command's."""
+        """``work(index, photo)`` for each photo that can be read."""
         from convscope.images.read import read_photo
         from convscope.progress import track
 
@@ -49,11 +55,25 @@ class Batch:
                     raise place
                 done = self._worked(work, index, read_photo(place, background=self.scope.background))
             except ConvscopeError as error:
-                if self.total == 1 or isinstance(error, (Cancelled, _Everywhere)):
+                if (self.total == 1 and self.alone) or isinstance(error, (Cancelled, _Everywhere)):
                     raise
                 self.failures.append(Failure(name, str(error)))
                 continue
             yield done
+
+    def all(self, work: Callable[[int, Photo], T], keep: Callable[[T], None] = lambda _: None) -> list[T]:
+        """``each``, as far as it comes: a signal ends it, and what is done by then is kept."""
+        found = []
+        try:
+            for done in self.each(work):
+                with uninterrupted():
+                    keep(done)
+                    found.append(done)
+        except Ended as end:
+            if not found:
+                raise
+            self.ended = end
+        return found
 
     def _worked(self, work: Callable[[int, Photo], T], index: int, photo: Photo) -> T:
         fixed = self.scope.classifier.framing.size is not None
@@ -90,6 +110,9 @@ class Batch:
         lost = {failure.photo for failure in self.failures if failure.method is None}
         if lost:
             note(f"{len(lost)} of {counted(self.total, 'photo')} failed")
+        if self.ended is not None:
+            note(f"stopped before the end of {counted(self.total, 'photo')}; what was done by then is kept")
+            raise self.ended
         return 1 if self.failures else 0
 
 

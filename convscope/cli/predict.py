@@ -31,9 +31,9 @@ def predict(
         best = scope.predict(photo).top(top)
         return {"index": index, "photo": str(photo.path), "top": [vars(entry) for entry in best]}
 
-    batch = Batch(scope, photos)
+    batch = Batch(scope, photos, alone=not json)
     with reporting(ConsoleProgress()):
-        found = list(batch.each(look))
+        found = batch.all(look)
     if json:
         emit({"model": chosen.model, "photos": found, "failed": [vars(failure) for failure in batch.failures]})
     else:

@@ -105,9 +105,12 @@ def overlay_signed(
     limit: float | None = None,
     seen: Box | None = None,
 ) -> Picture:
-    """A signed map "h w" over the photo as in ``overlay``: red is above zero, blue below, and zero leaves the photo."""
+    """A signed map "h w" over the photo as in ``overlay``: red is above zero, blue below, and zero leaves the photo.
+
+    The photo is grey, as its own red and blue would be taken for the map's.
+    """
     share = _signed_share(_fitted(_plane(map), photo), limit)
-    return _blend(photo, 0.5 + 0.5 * share, np.abs(share), cmap, alpha, seen)
+    return _blend(photo.convert("L"), 0.5 + 0.5 * share, np.abs(share), cmap, alpha, seen)
 
 
 def _blend(

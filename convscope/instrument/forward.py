@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convscope.errors import UsageError
+from convscope.errors import Inapplicable, UsageError
 from convscope.instrument.address import Address
 from convscope.instrument.batches import parts
 from convscope.instrument.record import record
@@ -13,6 +13,17 @@ from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target, joined
 from convscope.models.classifier import Classifier
 from convscope.types import Features, Images, Scores
+
+
+def layer_maps(classifier: Classifier, images: Images, layer: Address) -> Tensor:
+    """What a layer puts out; the pass ends there."""
+    found = []
+    with undisturbed(classifier, grad=False):
+        for rows in parts(len(images)):
+            with record(classifier.network, [layer], stop=True) as kept:
+                classifier(images[rows])
+            found.append(kept[layer])
+    return torch.cat(found)
 
 
 def scored(classifier: Classifier, images: Images, target: Target) -> tuple[Scores, Target]:
@@ -38,7 +49,7 @@ def mapped(classifier: Classifier, images: Images, layer: Address, target: Targe
 def maps_before(kept: record, layer: Address, target: Target) -> Features:
     """A recorded layer's maps, which have to be maps, and to come before the target."""
     if layer.key not in kept and target.layer is not None:
-        raise UsageError(f"layer {layer} does not come before the target in {target.layer}")
+        raise Inapplicable(f"layer {layer} does not come before the target in {target.layer}: give an earlier layer")
     maps: Tensor = kept[layer]
     if maps.ndim != 4:
         raise UsageError(f"layer {layer} gives {tuple(maps.shape[1:])} an image; maps with rows and columns are needed")

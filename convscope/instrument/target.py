@@ -23,6 +23,7 @@ from convscope.types import Features, Images, Logits, Scores
 One: TypeAlias = int | str | Callable[[Tensor], Tensor] | None
 Spec: TypeAlias = One | Sequence[int | str] | Tensor | np.ndarray | np.integer
 
+FEW = 12  # classes that an error lists
 STRONGEST = 9  # units shown for a layer named without units: a 3 x 3 block, as the paper's figure 2
 
 
@@ -224,7 +225,8 @@ def _find(classifier: Classifier, images: Images, classes: Classes, spec: int | 
     address = _as_layer(classifier, spec)
     if address is None:
         if isinstance(spec, str) and "names" not in str(refusal) and not _looks_like_index(spec):
-            raise unknown("target", spec, [*_words(classes), *modules_by_path(classifier.network)]) from None
+            hint = f"classes: {'; '.join(classes.names)}" if len(classes) <= FEW else ""
+            raise unknown("target", spec, [*_words(classes), *modules_by_path(classifier.network)], hint) from None
         raise refusal
     layer = resolve_one(classifier.network, address, images, through=classifier)
     where = replace(layer, units=None, position=None)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from convscope.errors import UsageError
-from convscope.instrument.batches import parts
+from convscope.instrument.forward import layer_maps
 from convscope.instrument.layers import resolve_one
-from convscope.instrument.record import record
-from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target
 from convscope.methods.explanation import Explanation, explain
 from convscope.methods.registry import register, setting
@@ -30,13 +26,7 @@ class Activations:
         layer = resolve_one(classifier.network, self.layer, images, through=classifier)
         if layer.position is not None:
             raise UsageError(f"layer {layer}: activations shows whole maps, leave out the position")
-        found = []
-        with undisturbed(classifier, grad=False):
-            for rows in parts(len(images)):
-                with record(classifier.network, [layer], stop=True) as kept:
-                    classifier(images[rows])
-                found.append(kept[layer])
-        maps = torch.cat(found)
+        maps = layer_maps(classifier, images, layer)
         if maps.ndim == 2:
             maps = maps[:, :, None, None]
         if maps.ndim != 4:

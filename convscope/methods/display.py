@@ -30,6 +30,16 @@ CLOSE_UP = 224  # its longest side, about
 FRAME = (255, 214, 10)  # seen on dark and on bright photos
 
 
+def reading(traits: Traits) -> str:
+    """How a result's colours are read, in a line."""
+    if traits.kind == "pixels":
+        alone = "dark is zero" if traits.sign == "positive" else "grey is zero"
+        return f"Alone, {alone}; over the photo, the brighter, the more a pixel matters."
+    if traits.sign == "signed":
+        return "Red speaks for the target, blue against it; the photo is shown in grey."
+    return "The brighter, the more a place matters."
+
+
 def picture(raw: Tensor, traits: Traits) -> Image.Image:
     """One row in the colours of its kind."""
     if not bool(raw.isfinite().all()):
@@ -135,7 +145,7 @@ def feature_sheet(raw: Tensor, units: Sequence[int], *, title: str, columns: int
         dead += [not alive for alive in maps.flatten(1).any(1).tolist()]
     title += ": {} units of {}x{}".format(len(units), *raw.shape[-2:])
     if any(dead) and len(raw) == 1:
-        title += f", {sum(dead)} silent here"
+        title += f", {sum(dead)} dead on this photo (zero everywhere)"
     return contact_sheet(tiles, labels, columns=columns, dead=dead, title=title)
 
 
@@ -146,6 +156,7 @@ def filter_sheet(raw: Tensor, units: Sequence[int], *, title: str, columns: int 
     if inputs in (1, 3):
         tiles = [_finite(weights, lambda w: colour.pixels(w, limit=float(w.abs().max()) or None)) for weights in raw]
         return contact_sheet(tiles, [str(u) for u in units], columns=columns or 16, title=title)
+    title += ", red above zero and blue below"
     shown = min(inputs, SLICES)
     if shown < inputs:
         title += f", the first {shown} inputs"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from convscope.instrument.forward import mapped
+from convscope.instrument.forward import layer_maps
 from convscope.instrument.target import Target
 from convscope.methods._cam import LAYER_HELP, cam_layer, to_canvas
 from convscope.methods.explanation import Explanation, explain
@@ -26,11 +26,10 @@ class EigenCam:
         default=False, help="take off each channel's mean first, as some implementations do; the paper does not"
     )
 
-    def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
+    def run(self, classifier: Classifier, images: Images, target: Target | None = None) -> Explanation:
         layer, notes = cam_layer(classifier, images, self.layer)
-        maps, scores, settled = mapped(classifier, images, layer, target)
-        raw = to_canvas(self.project(maps).relu(), images)
-        return explain(self, classifier, images, settled, raw, scores, layer=layer.key, notes=notes)
+        raw = to_canvas(self.project(layer_maps(classifier, images, layer)).relu(), images)
+        return explain(self, classifier, images, None, raw, None, layer=layer.key, notes=notes)
 
     def project(self, maps: Features) -> LayerMaps:
         """Maps "b k fh fw" -> their projection "b fh fw" on the first right singular vector, in float32 or better."""

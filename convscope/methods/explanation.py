@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from convscope.errors import UsageError
+from convscope.images.colour import Box
 from convscope.images.frame import Placement, to_image
 from convscope.images.read import Photo
 from convscope.instrument.target import Target
@@ -102,13 +103,16 @@ class Explanation:
         return display.picture(self.raw[row], self.traits)
 
     def closeup(self, row: int = 0) -> tuple[Image.Image, Image.Image] | None:
-        """Where a projection is confined to a small field: that part of it, and of the photo, enlarged; else None."""
-        field = self._small_field(row)
+        """Where units' projections are confined to small fields: that part of a row, and the photo there, enlarged."""
+        field = self._fields[row]
         return None if field is None else display.closeup(self.raw[row], self._image(row), field)
 
-    def _small_field(self, row: int) -> tuple[int, int, int, int] | None:
+    @cached_property
+    def _fields(self) -> list[Box | None]:
+        """Each row's small field; where one row has none, none has, so that all are drawn alike."""
         projects = self.traits.kind == "pixels" and self.target.layer is not None and self.images is not None
-        return display.small_field(self.raw[row]) if projects else None
+        fields = [display.small_field(raw) if projects else None for raw in self.raw]
+        return fields if None not in fields else [None] * len(self)
 
     def _image(self, row: int) -> Tensor:
         if self.images is None:
@@ -126,7 +130,7 @@ class Explanation:
         signed = self.traits.kind == "map" and self.traits.sign == "signed"
         placement = self.views[row].placement if self.views else None
         drawn = display.over(self.photo(row), values, signed=signed, alpha=alpha, placement=placement)
-        field = self._small_field(row)
+        field = self._fields[row]
         return drawn if field is None else display.framed(drawn, field, placement)
 
     def sheet(self, *, columns: int | None = None, squash: bool = False) -> Image.Image:
@@ -141,12 +145,11 @@ class Explanation:
             return display.filter_sheet(self.raw, self.units, title=self.title, columns=columns)
         tiles: list[Image.Image] = []
         labels: list[str] = []
-        closeups = [self.closeup(row) for row in range(len(self))]
-        each = 2 if None in closeups else 3
-        for row, close in enumerate(closeups):
-            tiles += [self.picture(row)] if close is None or each == 2 else close
+        for row in range(len(self)):
+            tiles += self.closeup(row) or [self.picture(row)]
             tiles.append(self.overlay(row))
-            labels += [self.label(row), *[""] * (each - 1)]
+            labels += [self.label(row), *[""] * (len(tiles) - len(labels) - 1)]
+        each = len(tiles) // len(self)
         return display.sheet(tiles, labels, title=self.title, columns=columns or min(9 // each * each, len(tiles)))
 
     def merged(self, row: int = 0) -> Image.Image:
@@ -154,6 +157,14 @@ class Explanation:
         if self.traits.kind != "features":
             raise UsageError(f"merged() is for feature maps, {self.method} gives {self.traits.kind}")
         return display.merged(self.raw[row])
+
+    @property
+    def score_name(self) -> str:
+        """What a score is."""
+        if self.target.layer is not None:
+            return "activation"
+        plain = self.target.function is None and self.target.against is None
+        return "logit" if plain else "score" if self.target.function is not None else "difference of logits"
 
     def label(self, row: int) -> str:
         """What a row explains, with its score."""
@@ -177,13 +188,17 @@ class Explanation:
         return path
 
     def save_each(
-        self, folder: str | Path, row: int = 0, *, size: int | None = None, squash: bool = False
+        self, folder: str | Path, row: int | None = None, *, size: int | None = None, squash: bool = False
     ) -> list[Path]:
         """Each map (or filter) alone as a picture in ``folder``, named by its unit; a CAM as grey, heat and overlay.
 
-        ``size`` resizes the longer side bilinearly; ``squash`` as in ``sheet``.
+        Several rows go into folders of their own, 000, 001 and so on; ``row`` picks one. ``size`` resizes the longer
+        side bilinearly; ``squash`` as in ``sheet``.
         """
-        return display.save_each(self, Path(folder), row, size=size, squash=squash)
+        if row is not None or len(self) == 1 or self.traits.kind == "weights":
+            return display.save_each(self, Path(folder), row or 0, size=size, squash=squash)
+        places = [(Path(folder) / f"{i:03d}", i) for i in range(len(self))]
+        return [path for at, i in places for path in display.save_each(self, at, i, size=size, squash=squash)]
 
     def plot(self) -> Any:
         """A matplotlib figure of the sheet, for a notebook or a paper."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -37,7 +39,7 @@ class Occlusion:
     chunk: int | None = setting(default=None, help="windows in one forward pass; none: as the budget allows")
 
     def run(self, classifier: Classifier, images: Images, target: Target) -> Explanation:
-        windows, side = self.windows(*images.shape[-2:])
+        windows, side, stride = self.windows(*images.shape[-2:])
 
         def explain_one(image: OneImage, target: Target) -> Found:
             score, settled = scored(classifier, image, target)
@@ -45,10 +47,11 @@ class Occlusion:
             return spread(drops, windows, side, *image.shape[-2:])[None].to(image.dtype), score, settled
 
         raw, scores, settled = one_by_one(images, target, explain_one)
-        return explain(self, classifier, images, settled, raw, scores, baseline=self.fill)
+        used = replace(self, size=side, stride=stride)
+        return explain(used, classifier, images, settled, raw, scores, baseline=self.fill)
 
-    def windows(self, height: int, width: int) -> tuple[list[Window], int]:
-        """Where the square lies, in reading order, and its side."""
+    def windows(self, height: int, width: int) -> tuple[list[Window], int, int]:
+        """Where the square lies, in reading order, its side and its step."""
         side = self.size if self.size is not None else max(1, round(min(height, width) / 7))
         stride = self.stride if self.stride is not None else max(1, side // 4)
         if side < 1 or stride < 1:
@@ -57,7 +60,8 @@ class Occlusion:
             raise UsageError(f"occlusion: steps of {stride} leave gaps between squares of {side}: take at most {side}")
         if side > min(height, width):
             raise UsageError(f"occlusion: a square of {side} does not fit into {height}x{width}")
-        return [(row, col) for row in steps(height, side, stride) for col in steps(width, side, stride)], side
+        windows = [(row, col) for row in steps(height, side, stride) for col in steps(width, side, stride)]
+        return windows, side, stride
 
     def _drops(
         self, classifier: Classifier, image: OneImage, target: Target, clean: Scores, windows: list[Window], side: int

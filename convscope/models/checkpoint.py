@@ -99,9 +99,16 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
 
 
 def _unprefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off what wrappers (DataParallel, compile, Lightning) put before the names, where more of them fit then."""
+    """Take off what wrappers (DataParallel, compile, Lightning) put before the names, where more of them fit then.
+
+    Where all that the network has is there under one prefix, what is beside it is the wrapper's own: a loss's weights,
+    a metric's counts.
+    """
     best = dict(state)
     for prefix in sorted({prefix for key in state for prefix in _prefixes(key)}):
+        inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if len(inside) < len(state) and all(key in inside or key.endswith(COUNTERS) for key in own):
+            return inside
         shorter = {key.removeprefix(prefix): value for key, value in state.items()}
         if len(shorter) == len(state) and len(shorter.keys() & own.keys()) > len(best.keys() & own.keys()):
             best = shorter

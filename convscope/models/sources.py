@@ -42,7 +42,7 @@ def from_zoo(request: Request) -> Found:
     if request.weights not in (TRAINED, RANDOM):
         raise unknown(f"weights of {what}", request.weights, [RANDOM])
     if request.trained and entry.pretrained is None:
-        raise ModelError(f"{what} comes without trained weights: train it, {without_them(what)}")
+        raise ModelError(f"{what} comes without trained weights: {without_them(what)}")
     framing = Framing(canvas_of(entry.size), None, entry.interpolation)
     if entry.crop is not None:
         framing = replace(framing, short=math.floor(min(canvas_of(entry.size)) / entry.crop))

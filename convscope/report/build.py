@@ -23,6 +23,7 @@ class About:
     device: str
     command: str
     canvas: str = ""
+    normalisation: str = ""
     versions: Sequence[str] = ()
     date: datetime = field(default_factory=lambda: datetime.now().astimezone())
 

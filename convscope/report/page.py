@@ -10,9 +10,12 @@ from typing import Any
 from PIL import Image
 
 from convscope.images.frame import Placement
+from convscope.methods.display import reading
 from convscope.methods.explanation import Explanation
 from convscope.methods.registry import METHODS, summary
 from convscope.report.embed import Embedded, embed, embed_sheet
+
+UNSHOWN = ("layer", "budget", "chunk")  # shown by itself; what does not change a result
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Figure:
     summary: str
     target: str
     score: float | None
+    score_name: str
+    reading: str
     layer: str | None
     baseline: str | None
     settings: Mapping[str, Any]
@@ -45,9 +50,11 @@ class Figure:
             summary=summary(METHODS[found.method]).replace("``", "") if found.method in METHODS else "",
             target=found.labels[row] if found.labels else "",
             score=None if found.scores is None else float(found.scores[row]),
+            score_name=found.score_name,
+            reading=reading(found.traits),
             layer=found.layer,
             baseline=found.baseline,
-            settings={k: v for k, v in found.settings.items() if v is not None and k != "layer"},
+            settings={k: v for k, v in found.settings.items() if v is not None and k not in UNSHOWN},
             notes=found.notes,
             map=embed(map),
             overlay=embed(overlay),

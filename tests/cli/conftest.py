@@ -113,3 +113,4 @@ def call(here: Path, capsys: pytest.CaptureFixture[str]) -> Call:
 
 
 MODEL = ("net.py:Net", "--weights", "weights.safetensors", "--classes", "classes.txt", "--size", "32")
+MODEL += ("--mean", ".5", "--std", ".5")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from safetensors.torch import load_file
 from convscope.errors import RuleError
 from convscope.methods import METHODS
 from convscope.report import Report
+from convscope.scope import Scope
 from tests.cli.conftest import MODEL, Call, photo
 
 QUICK = ("--methods", "grad-cam", "--layers", "none")
@@ -28,7 +32,7 @@ def test_photos_become_a_report_and_files(call: Call, here: Path) -> None:
     done = call("explain", *MODEL, "a.png", "b.png", "--out", "r", "--json", "--set", "occlusion.size=8")
     assert done.code == 0, done.err
     assert json.loads((here / "r/summary.json").read_text("utf-8")) == {
-        key: value for key, value in done.json.items() if key != "report"
+        key: value for key, value in done.json.items() if key not in ("report", "out")
     }
     first = done.json["photos"][0]
     assert first["photo"] == "a.png"
@@ -53,7 +57,7 @@ def test_photos_become_a_report_and_files(call: Call, here: Path) -> None:
 def test_for_people_there_is_a_table_and_the_place_of_the_report(call: Call) -> None:
     done = call("explain", *MODEL, "a.png", *QUICK)
     assert done.code == 0
-    assert done.out.splitlines()[0].split() == ["photo", "class", "probability", "folder"]
+    assert done.out.splitlines()[0].split() == ["photo", "class", "probability", "explained", "folder"]
     assert f"report{os.sep}report.html (" in done.out
     assert done.err == ""
 
@@ -252,9 +256,75 @@ def test_a_bug_in_a_users_network_keeps_its_traceback(call: Call) -> None:
         call("explain", "net.py:Buggy", "a.png", *QUICK, "--size", 32)
 
 
-def test_a_network_without_weights_is_remarked_once(call: Call) -> None:
+def test_a_network_without_weights_is_remarked_once(call: Call, here: Path) -> None:
+    """And what else was assumed."""
     done = call("explain", "net.py:Net", "a.png", "b.png", *QUICK, "--size", 32, "--json")
-    assert done.err == "convscope: no --weights for net.py:Net: the network is used as its factory made it\n"
+    weights = "no --weights, so the network is used as its factory made it"
+    pixels = "no --mean and --std, so pixels go in from 0 to 1"
+    assert done.err == f"convscope: net.py:Net: {weights}; {pixels}\n"
+    assert call("explain", *MODEL, "a.png", *QUICK, "--out", "r").err == ""
+    report = (here / "r/report.html").read_text("utf-8")
+    assert "mean 0.5; std 0.5" in report
+
+
+def test_the_default_methods_are_those_that_can_explain_the_target(call: Call, here: Path) -> None:
+    target = ("--target", "features.0:1", "--layers", "none", "--set", "occlusion.size=8")
+    done = call("explain", *MODEL, "a.png", *target, "--json")
+    assert done.code == 0, done.err
+    methods = [one["method"] for one in done.json["photos"][0]["explanations"]]
+    assert methods == ["guided", "deconvnet", "occlusion"]
+    page = (here / "report/report.html").read_text("utf-8")
+    assert "left out: layer features does not come before the target in features.0: give an earlier layer" in page
+    named = call("explain", *MODEL, "a.png", *target[:4], "--methods", "grad-cam,guided")
+    assert named.code == 2
+    assert named.err.startswith("convscope: error: grad-cam: layer features does not come before the target")
+
+
+@pytest.mark.parametrize("command", ["explain", "predict", "activations"])
+@pytest.mark.parametrize("photos", [["bad.jpg"], ["bad.jpg", "none.png"]])
+def test_json_also_when_every_photo_fails(call: Call, here: Path, command: str, photos: list[str]) -> None:
+    (here / "bad.jpg").write_bytes(b"")
+    done = call(command, *MODEL, *photos, "--json")
+    assert done.code == 1
+    assert done.json["photos"] == []
+    assert [one["photo"] for one in done.json["failed"]] == photos
+    assert not (here / "report").exists()
+    assert not (here / "activations").exists()
+
+
+@pytest.mark.parametrize("command", ["explain", "activations"])
+def test_a_signal_keeps_the_photos_that_are_done(
+    call: Call, here: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, count = Scope.activations, []
+
+    def second_photo(*arguments: Any, **options: Any) -> Any:
+        count.append(1)
+        if len(count) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(Scope, "activations", second_photo)
+    extra = ("--methods", "grad-cam", "--layers", "features.0") if command == "explain" else ("--layers", "features.0")
+    done = call(command, *MODEL, "a.png", "b.png", "a.png", *extra, "--out", "r", "--json")
+    assert done.code == 143
+    assert "stopped before the end of 2 photos; what was done by then is kept" in done.err
+    assert [one["photo"] for one in done.json["photos"]] == ["a.png"]
+    folders = {place.name for place in (here / "r").iterdir() if place.is_dir()}
+    assert folders == {done.json["photos"][0]["folder"]}
+    if command == "explain":
+        page = (here / "r/report.html").read_text("utf-8")
+        assert "a.png" in page
+        assert 'id="photo-1"' not in page
+
+
+def test_drafts_of_killed_processes_are_swept_away(call: Call, here: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (here / f"report/.convscope-{ended.pid}-abc").mkdir(parents=True)
+    (here / f"report/.convscope-{os.getppid()}-abc").mkdir()
+    assert call("explain", *MODEL, "a.png", *QUICK).code == 0
+    assert [place.name for place in (here / "report").glob(".*")] == [f".convscope-{os.getppid()}-abc"]
 
 
 def test_what_a_users_module_prints_stays_out_of_the_json(call: Call, here: Path) -> None:

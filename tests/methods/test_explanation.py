@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,9 +129,16 @@ def test_a_picture_in_a_file_and_what_is_no_format(tmp_path):
 
 @pytest.mark.parametrize(("name", "count"), [("activations", 5), ("filters", 6), ("grad-cam", 3), ("gradient", 3)])
 def test_each_part_in_a_file_of_its_own(tmp_path, name, count):
-    files = explained(name).save_each(tmp_path)
-    assert len(files) == len({*tmp_path.iterdir()}) == count
+    found = explained(name)
+    files = found.save_each(tmp_path / "one", 0)
+    assert len(files) == len({*(tmp_path / "one").iterdir()}) == count
     assert all(Image.open(file).width > 0 for file in files)
+    if name != "filters":
+        every = found.save_each(tmp_path / "all")
+        assert [file.relative_to(tmp_path / "all") for file in every] == [
+            Path(f"{row:03d}", file.name) for row in range(len(found)) for file in files
+        ]
+        assert (tmp_path / "all/000/" / files[0].name).read_bytes() == files[0].read_bytes()
 
 
 def test_merged_is_for_feature_maps():

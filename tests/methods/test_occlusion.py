@@ -126,11 +126,11 @@ def test_gains_are_kept_as_negative_drops():
 
 
 def test_windows_by_default():
-    windows, side = Occlusion().windows(224, 280)
-    assert side == 32
+    windows, side, stride = Occlusion().windows(224, 280)
+    assert (side, stride) == (32, 8)
     assert windows[:2] == [(0, 0), (0, 8)]
     assert windows[-1] == (192, 248)
-    assert Occlusion().windows(5, 5) == ([(r, c) for r in range(5) for c in range(5)], 1)
+    assert Occlusion().windows(5, 5) == ([(r, c) for r in range(5) for c in range(5)], 1, 1)
 
 
 @pytest.mark.parametrize("settings", [{"size": 25}, {"size": 0}, {"stride": 0}, {"size": 5, "stride": 6}])

@@ -124,13 +124,14 @@ def test_it_says_what_was_done(tmp_path: Path) -> None:
         "tabby 75.0 %",
         "lynx < 0.1 %",
         "Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391).",
-        "class 0 score 0.5",
+        "class 0 logit 0.5",
         "layer features.7",
-        "budget 512",
+        "The brighter, the more a place matters.",
         "torch 2",
     ):
         assert expected in text, expected
     assert "chunk" not in text  # not set
+    assert "budget" not in text  # changes no result
 
 
 def test_the_frame_lies_where_the_network_looked(tmp_path: Path) -> None:
@@ -145,12 +146,12 @@ def test_the_frame_lies_where_the_network_looked(tmp_path: Path) -> None:
 def test_several_targets_and_their_notes(tmp_path: Path) -> None:
     raw = torch.ones(3, 32, 32)
     raw[1] = 0
-    some = explanation(3, raw=raw, notes=("the layer is early", "zero everywhere: row 1"))
+    some = explanation(3, raw=raw, notes=("the layer is early", "zero everywhere, nothing was found: row 1"))
     found = Page(written(tmp_path, page(*(figure(some, row) for row in range(3)))))
     assert found.text.count("the layer is early") == 1
     assert found.text.count("the map is zero everywhere: nothing was found for this target") == 1
     assert "row 1" not in found.text
-    assert "class 1 score 1.5 Note the map is zero" in found.text
+    assert "class 1 logit 1.5 Note the map is zero" in found.text
 
 
 def test_what_the_user_gave_is_escaped(tmp_path: Path) -> None:

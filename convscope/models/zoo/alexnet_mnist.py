@@ -10,7 +10,7 @@ from convscope.models.zoo._common import chain
 
 @architecture("alexnet_mnist", size=28, channels=1)
 def alexnet_mnist(*, num_classes: int = 10, width: int = 32) -> nn.Sequential:
-    """Small AlexNet for MNIST (system S10): five padded 3x3 convolutions, a global average, three linear layers.
+    """Small AlexNet for MNIST: five padded 3x3 convolutions, a global average, three linear layers.
 
     ``b 1 h w -> b num_classes``, meant for 28x28; 359,006 parameters with 10 classes. The convolutions have
     ``width`` times 1, 2, 3, 4, 4 maps; pools of 2 have strides 1, 1, 2, 2: maps are 28, 27, 26, 13 and 6 wide.

@@ -11,7 +11,7 @@ from convscope.models.zoo._common import chain, flat_features
 
 @architecture("book_catdog", size=256, crop=None)
 def book_catdog(*, num_classes: int = 2, size: int | tuple[int, int] = 256) -> nn.Sequential:
-    """PyTorch book's dogs-vs-cats net (system S13): ``book_mnist``'s convolutions on colour, three linear layers.
+    """PyTorch book's dogs-vs-cats net: ``book_mnist``'s convolutions on colour, three linear layers.
 
     ``b 3 256 256 -> b num_classes``. 76,880 numbers enter ``fc1`` (the book writes 56,180, which fits
     224x224 and 5x5 kernels). Not stated, so chosen: ReLUs between the linear layers, dropout 0.5.

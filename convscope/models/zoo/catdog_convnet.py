@@ -10,7 +10,7 @@ from convscope.models.zoo._common import chain, flat_features
 
 @architecture("catdog_convnet", size=150, crop=None)
 def catdog_convnet(*, num_classes: int = 1, dropout: float = 0.0, size: int | tuple[int, int] = 150) -> nn.Sequential:
-    """Small dogs-vs-cats convnet (system S4): four 3x3 convolutions, each with a pool, and two linear layers.
+    """Small dogs-vs-cats convnet: four 3x3 convolutions, each with a pool, and two linear layers.
 
     ``b 3 150 150 -> b num_classes``; 1 is a binary classifier's single logit and has 3,453,121 parameters. No
     padding: 6272 numbers enter ``fc1``. ``dropout`` acts on them; the system's second form has 0.5.

@@ -10,7 +10,7 @@ from convscope.models.zoo._common import chain, flat_features
 
 @architecture("mnist_convnet", size=28, channels=1)
 def mnist_convnet(*, num_classes: int = 10, size: int | tuple[int, int] = 28) -> nn.Sequential:
-    """Small MNIST convnet (system S3): three 3x3 convolutions and two linear layers.
+    """Small MNIST convnet: three 3x3 convolutions and two linear layers.
 
     ``b 1 28 28 -> b num_classes``; 93,322 parameters with 10 classes. No padding: 576 numbers enter ``fc1``.
     """

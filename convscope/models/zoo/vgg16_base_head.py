@@ -11,7 +11,7 @@ from convscope.models.zoo._vgg import vgg16_features
 
 @architecture("vgg16_base_head", size=150, crop=None, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 def vgg16_base_head(*, num_classes: int = 1, size: int | tuple[int, int] = 150) -> nn.Sequential:
-    """VGG16 base with a head of two linear layers (system S5, dogs against cats from pretrained features).
+    """VGG16 base with a head of two linear layers, for dogs against cats from pretrained features.
 
     ``b 3 150 150 -> b num_classes``; 1 is a binary classifier's single logit and has 16,812,353 parameters: 14,714,688
     in ``features`` (the base, 4x4x512 out) and 2,097,665 in ``classifier`` (the head: 256, dropout 0.5, output).

@@ -11,7 +11,7 @@ from convscope.models.zoo._vgg import vgg16_features
 
 @architecture("vgg16_cifar", size=32)
 def vgg16_cifar(*, num_classes: int = 10, batch_norm: bool = False, size: int | tuple[int, int] = 32) -> nn.Sequential:
-    """VGG16 on CIFAR-10 (system S11): thirteen convolutions on 32x32 and three linear layers.
+    """VGG16 on CIFAR-10: thirteen convolutions on 32x32 and three linear layers.
 
     ``b 3 32 32 -> b num_classes``; 15,245,130 parameters with 10 classes. Pools follow convolutions 2, 4, 7, 10 and 13,
     so that 512 numbers enter ``fc1``. ``batch_norm`` puts a BatchNorm after each convolution.
