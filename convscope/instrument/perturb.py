@@ -18,7 +18,7 @@ from convscope.types import OneImage, VariantScores
 
 MIB = 2**20
 # Values alone are counted; convolutions take scratch space beside them, and allocators keep some of what is freed.
-SLACK = 2.5
+SLACK = 3.0
 
 
 def variant_bytes(classifier: Classifier, image: OneImage) -> float:
