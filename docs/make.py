@@ -68,25 +68,29 @@ def section(name: str, method: type, net: cs.Scope, photos: list[Path]) -> str:
     print(f"{name} ...", file=sys.stderr, flush=True)
     first, _, rest = cleandoc(method.__doc__ or "").partition("\n")
     lines = [f"## {name}", first, re.sub(r"\s+", " ", rest.replace("``", "`")).strip()]
-    lines.append(f"![{name} on two photos](pictures/{picture(name, net, photos)})")
+    file, notes = picture(name, net, photos)
+    lines.append(f"![{name} on two photos](pictures/{file})")
+    lines += [f"> {note[0].upper()}{note[1:]}." for note in notes]
     rows = [f"| `{s.name}` | `{s.default}` | {s.help} |" for s in settings_of(method)]
     if rows:
         lines.append("\n".join(["| setting | default | |", "|---|---|---|", *rows]))
     return "\n\n".join(lines)
 
 
-def picture(name: str, net: cs.Scope, photos: list[Path]) -> str:
+def picture(name: str, net: cs.Scope, photos: list[Path]) -> tuple[str, list[str]]:
+    """The file of a method's picture, and what the results themselves say."""
     kind = METHODS[name].traits.kind
     if kind == "weights":
-        return store(name, net.filters().sheet())
+        return store(name, net.filters().sheet()), []
     if kind == "features":
-        return store(name, net.activations(photos[0], "blocks.0.0").sheet())
-    tiles, labels = [], []
+        return store(name, net.activations(photos[0], "blocks.0.0").sheet()), []
+    tiles, labels, notes = [], [], {}
     for photo in photos:
         found = net.explain(photo, name)
         tiles += [found.picture(), found.overlay()]
-        labels += [f"{photo.stem}: {found.label(0)}", "over the photo"]
-    return store(name, contact_sheet(tiles, labels, columns=4, tile=300))
+        labels += [": ".join(filter(None, (photo.stem, found.label(0)))), "over the photo"]
+        notes |= dict.fromkeys(found.notes)
+    return store(name, contact_sheet(tiles, labels, columns=4, tile=300)), list(notes)
 
 
 def store(name: str, sheet: Image.Image) -> str:
