@@ -89,6 +89,7 @@ def from_torchvision(request: Request) -> Found:
     count = len(entry.meta["categories"])
     _keep_head(request, what, count)
     builder = models.get_model_builder(request.name)
+    network: Any
     if not request.trained:
         network = _built(request, builder, weights=None, **_as_trained(request))
     else:
@@ -107,7 +108,7 @@ def from_torchvision(request: Request) -> Found:
     if getattr(network, "transform_input", False):
         # googlenet and inception_v3 undo this normalisation and do another, channel by channel. Both at once are one of
         # mean and std 0.5, without the slicing, which nothing that reads a trace could follow.
-        setattr(network, "transform_input", False)  # noqa: B010 (a module's attributes have no types)
+        network.transform_input = False
         mean = std = [0.5] * 3
     return Found(network, classes, mean, std, framing, 3)
 
