@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convscope.cli.options import Background, Json, ModelChoice, Photos
-from convscope.cli.output import counted, emit, note, say
+from convscope.cli.output import counted, emit, say
 from convscope.cli.values import layer_paths, listed_layers
 from convscope.errors import UsageError
 
@@ -44,7 +44,7 @@ def activations(
 ) -> None:
     """Feature maps of layers: one sheet a layer with dead maps marked, and all its maps merged into one."""
     wanted = parsed_channels(channels)
-    from convscope.cli.files import left_over, only, staged
+    from convscope.cli.files import files_in, only, remark_left_over, staged
     from convscope.cli.findings import select, slug
     from convscope.cli.photos import Batch, explained_size
     from convscope.progress import ConsoleProgress, reporting, track
@@ -74,9 +74,9 @@ def activations(
         with reporting(ConsoleProgress()):
             found = batch.all(look)
         only(draft, {one["folder"] for one in found})
-        own = {file.relative_to(draft) for file in draft.rglob("*") if file.is_file()}
-    if found and (old := left_over(out, own)):
-        note(f"{out} also holds {counted(len(old), 'result')} of earlier runs, such as {old[0]}")
+        own = files_in(draft)
+    if found:
+        remark_left_over(out, own)
     if json:
         failed = [vars(failure) for failure in batch.failures]
         emit({"model": chosen.model, "out": out, "photos": found, "failed": failed})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convscope.cli.options import Background, Json, ModelChoice, Photos
-from convscope.cli.output import as_json, bytes_in_words, counted, emit, note, say, table
+from convscope.cli.output import as_json, bytes_in_words, counted, emit, say, table
 from convscope.cli.values import assignment, layer_paths, listed, listed_layers
 from convscope.errors import ConvscopeError, UsageError, unknown
 
@@ -64,7 +64,7 @@ def explain(
     json: Json = False,
 ) -> None:
     """Explain photos: what in them speaks for a class, by several methods, in one HTML report."""
-    from convscope.cli.files import left_over, only, staged
+    from convscope.cli.files import files_in, only, remark_left_over, staged
     from convscope.cli.findings import Plan, photo_findings
     from convscope.cli.photos import Batch
     from convscope.progress import ConsoleProgress, reporting
@@ -88,9 +88,9 @@ def explain(
         if found:
             size = report.write(draft / "report.html", _troubles(batch))
             (draft / "summary.json").write_text(as_json(summary) + "\n", "utf-8", "backslashreplace")
-        own = {file.relative_to(draft) for file in draft.rglob("*") if file.is_file()}
-    if found and (old := left_over(out, own)):
-        note(f"{out} also holds {counted(len(old), 'result')} of earlier runs, such as {old[0]}")
+        own = files_in(draft)
+    if found:
+        remark_left_over(out, own)
     if json:
         emit({**summary, "out": out, "report": out / "report.html" if found else None})
     elif found:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from convscope.cli.output import counted, note
 from convscope.cli.process import uninterrupted
 from convscope.errors import ConvscopeError, UsageError
 
@@ -88,9 +89,20 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
-        return True
+    except OSError:  # it is somebody else's
+        pass
     return True
+
+
+def files_in(draft: Path) -> set[Path]:
+    """The files of this run, as they will lie in its folder."""
+    return {file.relative_to(draft) for file in draft.rglob("*") if file.is_file()}
+
+
+def remark_left_over(out: Path, own: set[Path]) -> None:
+    """Say what earlier runs left beside this one's files."""
+    if old := left_over(out, own):
+        note(f"{out} also holds {counted(len(old), 'result')} of earlier runs, such as {old[0]}")
 
 
 def left_over(out: Path, own: set[Path]) -> list[Path]:
@@ -101,7 +113,7 @@ def left_over(out: Path, own: set[Path]) -> list[Path]:
 
 
 def _put_in_place(draft: Path, out: Path) -> None:
-    files = [file.relative_to(draft) for file in draft.rglob("*") if file.is_file()]
+    files = files_in(draft)
     for file in files:  # nothing is moved unless everything can be
         folders = [out / parent for parent in file.parents]
         wrong = [place for place in folders if place.exists() and not place.is_dir()]

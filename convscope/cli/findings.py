@@ -50,12 +50,11 @@ def photo_findings(scope: Scope, plan: Plan, index: int, photo: Photo, draft: Pa
                     place = folder / method.name / (_target_folder(found, row, figures) if many else "")
                     figures.append(_figure(found, row, place))
                     told.append(_about(found, row, place, draft))
-        except (Cancelled, UsageError) as error:
-            if isinstance(error, Inapplicable) and plan.choosy:
-                left_out.append(Trouble(photo.name, f"left out: {error}", method.name))
-                continue
-            if isinstance(error, Inapplicable):
-                error.args = (f"{method.name}: {error}",)
+        except Inapplicable as error:
+            if not plan.choosy:
+                raise Inapplicable(f"{method.name}: {error}") from None
+            left_out.append(Trouble(photo.name, f"left out: {error}", method.name))
+        except (Cancelled, UsageError):
             raise
         except ConvscopeError as error:  # this method cannot be used here; others may
             if len(plan.methods) == 1:

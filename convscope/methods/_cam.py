@@ -26,11 +26,13 @@ def cam_layer(classifier: Classifier, images: Images, layer: str) -> tuple[Addre
     found = resolve_one(classifier.network, layer, images, through=classifier)
     if found.units is not None:
         raise UsageError(f"layer {found}: a CAM weighs all of a layer's maps; units are targets, as in target={found}")
+    if layer != "@last_conv":
+        return found, ()
     taken = trace(classifier.network, images, through=classifier)
     event = taken.event(found.key)
-    if layer == "@last_conv" and event is not None and event.done < EARLY * len(taken.ops):
-        return found, (f"the last spatial map of this network, {found}, is near its input: a CAM there says little",)
-    return found, ()
+    if event is None or event.done >= EARLY * len(taken.ops):
+        return found, ()
+    return found, (f"the last spatial map of this network, {found}, is near its input: a CAM there says little",)
 
 
 def gradient_cam(

@@ -40,9 +40,8 @@ class Ablation:
             return to_canvas((maps * weights[:, None, None]).sum(1).relu(), image), score, settled
 
         raw, scores, settled = one_by_one(images, target, explain_one)
-        negative = (scores < 0).nonzero().flatten().tolist()
-        turned = "the score is negative, so the map shows what speaks against the target"
-        notes += tuple(f"row {i}: {turned}" for i in negative)
+        if bool((scores < 0).any()):
+            notes += ("where the score is negative, the map shows what speaks against the target",)
         return explain(self, classifier, images, settled, raw, scores, layer=layer.key, notes=notes)
 
     def _ablated(

@@ -141,8 +141,7 @@ def test_a_sum_in_place_afterwards(name):
 
 def test_maximum_grows_to_the_shape_and_type_of_its_zeros():
     x, g = X[:1].float(), G
-    form = lambda x: torch.maximum(x, ZEROS)  # noqa: E731
-    y, down, _ = apply(form, "guided", x, g)
+    y, down, _ = apply(lambda x: torch.maximum(x, ZEROS), "guided", x, g)
     assert y.dtype == torch.float64
     assert torch.allclose(down, table("guided", X[:1].float(), g.relu()).float().sum(0, keepdim=True), atol=1e-6)
 
@@ -301,7 +300,9 @@ NOTED = {
 
 @pytest.mark.parametrize("name", NOTED)
 def test_smooth_activations_are_noted(name):
-    form = lambda x: F.relu(NOTED[name](NOTED[name](x)))  # noqa: E731
+    def form(x):
+        return F.relu(NOTED[name](NOTED[name](x)))
+
     _, down, notes = apply(form, "guided")
     assert notes == (f"{name} kept its own derivative (2 times)",)
     x = X.clone().requires_grad_()

@@ -78,5 +78,5 @@ def test_a_negative_score_is_said():
     scores = classifier(images)[0]
     for index in range(len(scores)):
         notes = Ablation(layer="conv4").run(classifier, images, Target(index=(index,))).notes
-        assert any("the score is negative" in note for note in notes) == bool(scores[index] < 0)
+        assert any("where the score is negative" in note for note in notes) == bool(scores[index] < 0)
     assert bool((scores < 0).any()) != bool((scores < 0).all())
