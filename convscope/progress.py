@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, TextIO, TypeVar
@@ -16,6 +16,15 @@ from typing import Any, Protocol, TextIO, TypeVar
 from convscope.errors import Cancelled
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Items(Protocol[T_co]):
+    """What a job goes through: once, unless it is weighed."""
+
+    def __iter__(self) -> Iterator[T_co]: ...
+
+    def __len__(self) -> int: ...
 
 
 class Progress(Protocol):
@@ -51,21 +60,33 @@ def reporting_unless_listened() -> Iterator[None]:
         yield
 
 
-def track(items: Sequence[T], label: str, *, weigh: Callable[[T], int] = lambda _: 1) -> Iterator[T]:
-    """Yield ``items``, telling the listener after each how many of ``weigh``'s units are done."""
+def cancelled() -> bool:
+    """Whether the listener wants the job to end: for one that has something to put in order before it does."""
+    cancel = _listener.get()[1]
+    return cancel is not None and cancel()
+
+
+def track(
+    items: Items[T], label: str, *, weigh: Callable[[T], int] | None = None, stoppable: bool = True
+) -> Iterator[T]:
+    """Yield ``items``, telling the listener after each how many of ``weigh``'s units are done.
+
+    ``stoppable``: False for a job that looks at ``cancelled`` itself.
+    """
     progress, cancel = _listener.get()
+    cancel = cancel if stoppable else None
     if progress is None and cancel is None:
         yield from items
         return
     if progress is not None:
-        progress.begin(label, sum(weigh(item) for item in items))
+        progress.begin(label, len(items) if weigh is None else sum(weigh(item) for item in items))
     try:
         for item in items:
             if cancel is not None and cancel():
                 raise Cancelled(f"{label} was cancelled")
             yield item
             if progress is not None:
-                progress.advance(weigh(item))
+                progress.advance(1 if weigh is None else weigh(item))
     finally:
         if progress is not None:
             progress.end()

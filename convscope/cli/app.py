@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from convscope import __version__
-from convscope.cli import activations, allocator, explain, filters, layers, methods, models, predict
+from convscope.cli import activations, allocator, explain, filters, layers, methods, models, predict, train
 from convscope.cli.options import grouped
 from convscope.cli.output import say
 
@@ -74,6 +74,7 @@ def versions(allocation: str) -> list[str]:
 
 
 for command in (
+    train.train,
     explain.explain,
     predict.predict,
     layers.layers,

@@ -6,11 +6,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from convscope.errors import ConvscopeError
+from convscope.errors import Cancelled, ConvscopeError
 
 REASONS = {"SIGINT": "interrupted", "SIGTERM": "ended by SIGTERM", "SIGHUP": "ended: the terminal was closed"}
 BROKEN_PIPE = 141  # what a shell calls the end by SIGPIPE
@@ -116,10 +116,33 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def _end(signum: int, _: Any) -> None:
-    if _held:
+    if _held and not (_asked and _waiting):  # who asks twice does not want to wait
         _waiting.append(signum)
     else:
         raise Ended(signum)
+
+
+_asked = False
+
+
+@contextmanager
+def asked_to_end() -> Iterator[Callable[[], bool]]:
+    """For a job that comes to an orderly end by itself: a signal makes the function true, a second one ends at once.
+
+    The job raises ``Cancelled``; what comes out is ``Ended``.
+    """
+    global _held, _asked
+    _held, _asked = _held + 1, True
+    try:
+        yield lambda: bool(_waiting)
+    except Cancelled:
+        if not _waiting:
+            raise
+        raise Ended(_waiting.pop()) from None
+    finally:
+        _held, _asked = _held - 1, False
+    if _waiting and not _held:
+        raise Ended(_waiting.pop())
 
 
 @contextmanager

@@ -124,6 +124,15 @@ class Framing:
 
     def apply(self, photo: Image.Image, channels: int = 3) -> tuple[Tensor, Placement]:
         """A photo (RGB or grey) -> pixels "c h w" in [0, 1] (float32) and where they lie."""
+        return self.canvas(photo, channels).float() / 255, self.place(photo.height, photo.width)
+
+    def canvas(
+        self, photo: Image.Image, channels: int = 3, part: tuple[float, float, float, float] | None = None
+    ) -> Tensor:
+        """A photo -> its pixels "c h w" as bytes, in 0 to 255.
+
+        ``part``: what of the photo fills the canvas instead (top, left, bottom, right in its pixels).
+        """
         if channels not in (1, 3):
             raise UsageError(f"a photo has 1 or 3 channels and the model takes {channels}: give it a tensor instead")
         placed = self.place(photo.height, photo.width)
@@ -132,11 +141,17 @@ class Framing:
                 f"a photo of {photo.width}x{photo.height} is too long and narrow to be enlarged: crop it first"
             )
         photo = photo.convert("L" if channels == 1 else "RGB")
-        if placed.resized != placed.original:
-            photo = photo.resize(placed.resized[::-1], FILTERS[self.interpolation])
-        box = (placed.left, placed.top, placed.left + placed.canvas[1], placed.top + placed.canvas[0])
-        pixels = np.asarray(photo.crop(box), dtype=np.uint8).copy()
-        return torch.from_numpy(pixels.reshape(*placed.canvas, channels)).permute(2, 0, 1).float() / 255, placed
+        if part is not None:
+            top, left, bottom, right = part
+            photo = photo.resize(placed.canvas[::-1], FILTERS[self.interpolation], box=(left, top, right, bottom))
+        else:
+            if placed.resized != placed.original:
+                photo = photo.resize(placed.resized[::-1], FILTERS[self.interpolation])
+            if placed.resized != placed.canvas:
+                box = (placed.left, placed.top, placed.left + placed.canvas[1], placed.top + placed.canvas[0])
+                photo = photo.crop(box)
+        pixels = np.array(photo, dtype=np.uint8)
+        return torch.from_numpy(pixels.reshape(*placed.canvas, channels)).permute(2, 0, 1)
 
 
 def to_image(pixels: Tensor) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import re
 import threading
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
@@ -22,6 +23,7 @@ from convscope.images.convert import flatten, from_array, paper_colour
 # A JPEG with several pictures (MPO) comes by JPEG; HEIF is there once pillow_heif is installed and registered.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000", "HEIF")
 MAX_PIXELS = 200_000_000  # the largest phone sensors; as RGB it is 0.6 GB
+ORIENTATION = 0x0112  # the tag of EXIF
 AGAIN = "copy or download it again"
 
 
@@ -60,6 +62,39 @@ def read_photo(source: Source, *, background: str = "white", name: str | None = 
         return Photo(_finish(source, paper, printable(name)), name)
     hint = "; pass tensor.permute(1, 2, 0).numpy()" if hasattr(source, "permute") else ""
     raise UsageError(f"a photo is a file name, a PIL image or a numpy array, not a {type(source).__name__}{hint}")
+
+
+def read_content(content: bytes, name: str, *, background: str = "white") -> Image.Image:
+    """What a photo's file holds, as ``read_photo`` reads it from the file of that name."""
+    label = printable(name)
+    return _finish(_open(io.BytesIO(content), label), paper_colour(background), label)
+
+
+class Look(NamedTuple):
+    """What a photo's file is like. Height and width are those of the upright photo."""
+
+    height: int
+    width: int
+    rotated: bool
+    transparent: bool
+    grey: bool
+    deep: bool  # more than 8 bits a channel
+
+
+def look_at(content: bytes, name: str) -> Look:
+    """Decode a photo's file to its last pixel and say what it is like. ImageError where it cannot be read."""
+    label = printable(name)
+    image = _open(io.BytesIO(content), label)
+    mode = image.mode
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # as below
+        orientation = 1
+    transparent = image.has_transparency_data
+    whole = _finish(image, (255, 255, 255), label)
+    deep = mode.startswith("I") or mode == "F"
+    grey = deep or mode in ("1", "L", "LA", "La")
+    return Look(whole.height, whole.width, orientation in range(2, 9), transparent, grey, deep)
 
 
 def printable(name: object) -> str:

@@ -80,7 +80,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     """Load ``state`` into ``network``, all of it or nothing; what does not fit is listed."""
     everything = network.state_dict(keep_vars=True)
     own = {key: value for key, value in everything.items() if isinstance(value, Tensor)}
-    state = _unprefix(state, own)
+    state = unprefixed(state, own)
     given = {id(own[key]) for key in own if key in state}  # what is tied under two names, safetensors keeps under one
     missing = [key for key in own if key not in state and id(own[key]) not in given and not key.endswith(COUNTERS)]
     unexpected = [key for key in state if key not in own and not key.endswith(COUNTERS)]
@@ -98,7 +98,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     network.load_state_dict(ordered, strict=False)
 
 
-def _unprefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unprefixed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take off what wrappers (DataParallel, compile, Lightning) put before the names, where more of them fit then.
 
     Where all that the network has is there under one prefix, what is beside it is the wrapper's own: a loss's weights,

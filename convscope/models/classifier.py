@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -67,7 +67,7 @@ class Classifier(nn.Module):
     def forward(self, images: Images) -> Logits:
         with Ending() as ending:
             output = self.network(self.normalise(images))
-        return self._read(output, ending, len(images))
+        return self.logits(output, len(images), ending.before)
 
     def normalise(self, images: Images) -> Images:
         """What the network is given: pixels in the dtype of its weights, less the mean, over the standard deviation."""
@@ -78,8 +78,8 @@ class Classifier(nn.Module):
         mean, std = (pixels.new_tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return ((pixels - mean) / std).to(dtype)
 
-    def _read(self, output: Any, ending: Ending, count: int) -> Logits:
-        """The logits of ``count`` images in what a network returned."""
+    def logits(self, output: Any, count: int, before: Callable[[Tensor], Tensor] = lambda output: output) -> Logits:
+        """The logits of ``count`` images in what the network returned. ``before``: what its end was given."""
         output = getattr(output, "logits", output)
         if isinstance(output, Mapping) and "logits" in output:
             output = output["logits"]
@@ -90,7 +90,7 @@ class Classifier(nn.Module):
             raise ModelError(f"{self.name} returned {type(output).__name__}{held}, not a tensor of logits")
         if not output.is_floating_point():
             raise ModelError(f"{self.name} returned {output.dtype}, not logits: leave out what picks the class")
-        output = ending.before(output)
+        output = before(output)
         if count == 1 and output.ndim < 2:  # a head that squeezes, squeezes a batch of one away
             output = output.reshape(1, -1)
         if output.shape == (count,) or (output.ndim > 2 and output.shape[0] == count and output.shape[2:].numel() == 1):

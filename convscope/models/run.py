@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,20 @@ from convscope.models.registry import RANDOM, SOURCES, Found, Request, parse
 CONFIG, CLASSES, SYNSETS, WEIGHTS = "config.yaml", "classes.json", "synsets.json", "model.safetensors"
 
 
-def write_run(classifier: Classifier, folder: Path, spec: str, options: Mapping[str, Any] | None = None) -> None:
-    """Write what ``read_run`` reads. ``spec`` and ``options`` rebuild the network's structure."""
+def write_run(
+    classifier: Classifier,
+    folder: Path,
+    spec: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    more: Mapping[str, Mapping[str, Any]] | None = None,
+    weights: bool = True,
+) -> None:
+    """Write what ``read_run`` reads. ``spec`` and ``options`` rebuild the network's structure.
+
+    ``more``: other sections of config.yaml, such as how it was trained, or more of its model. ``weights``: False for a
+    run that has none yet; it is not read until it has.
+    """
     if parse(spec)[0] == "run":
         raise UsageError(f"{spec} is a run itself: give the specifier that it was made from")
     if classifier.classes is None:
@@ -47,13 +60,16 @@ def write_run(classifier: Classifier, folder: Path, spec: str, options: Mapping[
         "channels": classifier.channels,
     }
     try:
-        config = yaml.safe_dump({"model": model}, sort_keys=False)
+        sections = {**(more or {}), "model": {**model, **(more or {}).get("model", {})}}
+        config = yaml.safe_dump({"model": sections.pop("model"), **sections}, sort_keys=False, allow_unicode=True)
     except yaml.YAMLError as error:
         raise UsageError(f"a run's options are numbers, texts and lists of them: {error}") from None
-    # Clones, because safetensors refuses tensors that share memory.
-    state = {key: value.detach().cpu().contiguous().clone() for key, value in classifier.network.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    files = {WEIGHTS: save(state), CLASSES: _json(classifier.classes.names), CONFIG: config.encode()}
+    files = {CLASSES: _json(classifier.classes.names), CONFIG: config.encode()}
+    if weights:
+        # Clones, because safetensors refuses tensors that share memory.
+        state = classifier.network.state_dict()
+        files[WEIGHTS] = save({key: value.detach().cpu().contiguous().clone() for key, value in state.items()})
     if classifier.classes.synsets:
         files[SYNSETS] = _json(classifier.classes.synsets)
     for name, content in files.items():
@@ -68,31 +84,53 @@ def _json(names: tuple[str, ...]) -> bytes:
     return (json.dumps(names, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def read_run(folder: Path, size: tuple[int, int] | None = None) -> Found:
-    """The network of a run folder, with its weights and everything it needs to see a photo as in training.
+@dataclass(frozen=True)
+class Settings:
+    """What a run folder says of its model: ``spec`` and ``options`` build the network, the rest is how it sees."""
 
-    ``size``: another canvas than that of the training, for a network that is built for its canvas.
-    """
+    spec: str
+    options: dict[str, Any]
+    classes: Classes
+    mean: list[float]
+    std: list[float]
+    framing: Framing
+    channels: int
+
+
+def read_settings(folder: Path) -> Settings:
+    """The model of a run folder, but for its weights."""
     try:
         model = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))["model"]
-        prefix, name, _ = parse(model["spec"])
-        if prefix == "run":
+        if parse(model["spec"])[0] == "run":
             raise ValueError(f"its model is a run: {model['spec']}")
         canvas = canvas_of(model["size"]) if model["size"] else None
-        framing = Framing(canvas, model["short"], model["interpolation"], model["squash"])
-        request = Request(name, RANDOM, dict(model["options"]), size or canvas)
-        classes = Classes(_names(folder / CLASSES), _names(folder / SYNSETS) if (folder / SYNSETS).exists() else ())
-        mean, std = [float(m) for m in model["mean"]], [float(s) for s in model["std"]]
-        channels = int(model["channels"])
+        return Settings(
+            spec=model["spec"],
+            options=dict(model["options"]),
+            classes=Classes(_names(folder / CLASSES), _names(folder / SYNSETS) if (folder / SYNSETS).exists() else ()),
+            mean=[float(m) for m in model["mean"]],
+            std=[float(s) for s in model["std"]],
+            framing=Framing(canvas, model["short"], model["interpolation"], model["squash"]),
+            channels=int(model["channels"]),
+        )
     except FileNotFoundError as error:
         raise UsageError(f"run:{folder}: not a run folder, {Path(error.filename).name} is missing") from None
     except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, UsageError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ModelError(f"run:{folder}: its files are damaged ({reason})") from None
-    found = SOURCES[prefix](request)
+
+
+def read_run(folder: Path, size: tuple[int, int] | None = None) -> Found:
+    """The network of a run folder, with its weights and everything it needs to see a photo as in training.
+
+    ``size``: another canvas than that of the training, for a network that is built for its canvas.
+    """
+    run = read_settings(folder)
+    prefix, name, _ = parse(run.spec)
+    found = SOURCES[prefix](Request(name, RANDOM, run.options, size or run.framing.size))
     state = read_state(folder / WEIGHTS)
     load_state(found.network, state, str(folder / WEIGHTS))
-    return Found(found.network.to(_dtype(state)), classes, mean, std, framing, channels)
+    return Found(found.network.to(_dtype(state)), run.classes, run.mean, run.std, run.framing, run.channels)
 
 
 def _names(path: Path) -> tuple[str, ...]:

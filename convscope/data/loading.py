@@ -1,0 +1,249 @@
+"""From a catalog to batches of canvases, for any number of workers the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from convscope.data.augment import Augmentation
+from convscope.data.catalog import Catalog
+from convscope.data.listing import Refused
+from convscope.data.store import Arrays
+from convscope.errors import ConvscopeError, UsageError
+from convscope.images.frame import Framing
+from convscope.images.read import printable
+from convscope.progress import track
+
+IN_MEMORY = 2**30  # bytes of canvases that are kept instead of being read again every epoch
+CHUNK = 32
+
+
+class Batch(NamedTuple):
+    """Photos that go through the network together. ``lost``: those that could not be read any more."""
+
+    images: Tensor  # uint8 "b c h w"
+    labels: Tensor  # int64 "b"
+    rows: np.ndarray  # of the catalog
+    lost: tuple[Refused, ...] = ()
+
+
+class Wanted(NamedTuple):
+    """What the loader is asked for: rows of the catalog, and the epoch, which the augmentation depends on."""
+
+    epoch: int
+    rows: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Photos(Dataset[Batch]):
+    """Batches by what is wanted. A function of it alone: not of the order, the workers or what came before."""
+
+    catalog: Catalog
+    framing: Framing
+    channels: int
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+    background: str = "white"
+    canvases: Tensor | None = None  # uint8 "n c h w", of all photos: then none is read
+    absent: tuple[Refused | None, ...] = ()  # of those, what could not be read
+
+    def __post_init__(self) -> None:
+        if self.framing.size is None:
+            raise UsageError("photos of different sizes cannot be one batch: give the network's canvas, --size")
+
+    def __getitem__(self, wanted: Wanted) -> Batch:
+        epoch, rows = wanted
+        labels = torch.from_numpy(self.catalog.labels[rows].astype(np.int64))
+        if self.canvases is not None:
+            images, lost = self.canvases[torch.from_numpy(rows)], []
+            if self.absent:
+                lost = [(i, self.absent[row]) for i, row in enumerate(rows.tolist()) if self.absent[row] is not None]
+        else:
+            images, lost = self._read(rows, epoch)
+        keys = self.catalog.keys[rows]
+        if lost:
+            whole = np.setdiff1d(np.arange(len(rows)), [i for i, _ in lost])
+            kept = torch.from_numpy(whole)
+            images, labels, rows, keys = images[kept], labels[kept], rows[whole], keys[whole]
+        if self.augmentation.on_canvas and len(rows):
+            images = self.augmentation.apply(images, keys, seed=self.seed, epoch=epoch)
+        return Batch(images, labels, rows, tuple(why for _, why in lost if why is not None))
+
+    def _read(self, rows: np.ndarray, epoch: int) -> tuple[Tensor, list[tuple[int, Refused | None]]]:
+        assert self.framing.size is not None
+        images = torch.zeros(len(rows), self.channels, *self.framing.size, dtype=torch.uint8)
+        lost: list[tuple[int, Refused | None]] = []
+        for i, row in enumerate(rows.tolist()):
+            found = self.one(row, epoch)
+            if isinstance(found, Refused):
+                lost.append((i, found))
+            else:
+                images[i] = found
+        return images, lost
+
+    def one(self, row: int, epoch: int) -> Tensor | Refused:
+        """A photo's canvas, or why it cannot be had: the scan read it, but that may be long ago."""
+        try:
+            photo = self.catalog.store.photo(row, self.background)
+            part = None
+            if self.augmentation.crop and self.framing.size is not None:
+                key = int(self.catalog.keys[row])
+                part = self.augmentation.box(
+                    key, photo.height, photo.width, self.framing.size, seed=self.seed, epoch=epoch
+                )
+            return self.framing.canvas(photo, self.channels, part)
+        except (ConvscopeError, OSError) as error:
+            name = self.catalog.store.names[row]
+            return Refused(name, f"cannot be read any more: {error}".removeprefix(printable(name)))
+
+    def in_memory(self, limit: int = IN_MEMORY) -> Photos:
+        """With the canvases read once and kept, if they fit into ``limit`` bytes and are the same in every epoch."""
+        assert self.framing.size is not None
+        height, width = self.framing.size
+        count = len(self.catalog)
+        if self.canvases is not None or self.augmentation.crop or count * self.channels * height * width > limit:
+            return self
+        store = self.catalog.store
+        if isinstance(store, Arrays):
+            grey, sides = store.pixels.ndim == 3, store.pixels.shape[1:3]
+            if grey == (self.channels == 1) and self.framing.place(*sides).resized == sides == (height, width):
+                pixels = torch.from_numpy(store.pixels)
+                return replace(self, canvases=pixels[:, None] if grey else pixels.permute(0, 3, 1, 2))
+        canvases = torch.zeros(count, self.channels, height, width, dtype=torch.uint8)
+        absent: list[Refused | None] = [None] * count
+        rows = [range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
+        with ThreadPoolExecutor(cores(), "canvases") as pool:
+            for part in track_all(pool, self, rows):
+                for row, found in part:
+                    if isinstance(found, Refused):
+                        absent[row] = found
+                    else:
+                        canvases[row] = found
+        return replace(self, canvases=canvases, absent=tuple(absent) if any(absent) else ())
+
+
+def track_all(
+    pool: ThreadPoolExecutor, photos: Photos, rows: Sequence[range]
+) -> Iterator[list[tuple[int, Tensor | Refused]]]:
+    """The canvases of rows, in order, a few parts ahead."""
+    ahead = 2 * cores() + 1
+    waiting = [pool.submit(_several, photos, part) for part in rows[:ahead]]
+    try:
+        for number, _ in enumerate(track(rows, "photos read", weigh=len)):
+            found = waiting.pop(0).result()
+            if number + ahead < len(rows):
+                waiting.append(pool.submit(_several, photos, rows[number + ahead]))
+            yield found
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _several(photos: Photos, rows: range) -> list[tuple[int, Tensor | Refused]]:
+    return [(row, photos.one(row, 0)) for row in rows]
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def workers_for(photos: Photos, asked: int | None = None) -> int:
+    """How many processes read photos beside the one that trains: none where there is nothing to decode."""
+    if asked is not None:
+        return asked
+    if photos.canvases is not None or isinstance(photos.catalog.store, Arrays):
+        return 0
+    return min(cores(), 8) if cores() > 1 else 0
+
+
+class Loader:
+    """Reads batches ahead in ``workers`` processes, which live as long as this does."""
+
+    def __init__(self, photos: Photos, workers: int = 0, *, pin: bool = False) -> None:
+        self.photos = photos
+        self._queue = _Queue()
+        options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
+        self._loader: DataLoader[Batch] = DataLoader(
+            photos,
+            batch_size=None,
+            sampler=self._queue,
+            num_workers=workers,
+            worker_init_fn=_quietly,
+            collate_fn=_as_it_is,  # type: ignore[arg-type] # without a batch size it is given one item
+            pin_memory=pin,
+            **options,
+        )
+
+    def batches(self, wanted: Sequence[np.ndarray], epoch: int = 0) -> Iterator[Batch]:
+        """Batches of these rows, in this order."""
+        self._queue.wanted = [Wanted(epoch, rows) for rows in wanted]
+        return iter(self._loader)
+
+    def close(self) -> None:
+        """End the workers now: left to the end of the process, they would be killed, and complain of it."""
+        running = getattr(self._loader, "_iterator", None)
+        if running is not None:
+            running._shutdown_workers()
+            self._loader._iterator = None
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+class _Queue(Sampler[Wanted]):
+    """What is wanted next; looked at anew each time the loader is asked to begin."""
+
+    def __init__(self) -> None:
+        self.wanted: Sequence[Wanted] = ()
+
+    def __iter__(self) -> Iterator[Wanted]:
+        return iter(self.wanted)
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+
+def _quietly(_: int) -> None:
+    """Signals are the main process's to answer: a terminal sends Ctrl-C to all of them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
+def order(seed: int, epoch: int, rows: np.ndarray) -> np.ndarray:
+    """The rows shuffled, by seed and epoch alone."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
+
+
+def balanced(seed: int, epoch: int, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """As many rows, drawn so that every class that is there comes equally often, give or take one.
+
+    Each class goes through all of its photos before one comes again.
+    """
+    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    present = np.unique(labels)
+    share = np.full(len(present), len(rows) // len(present))
+    share[rng.permutation(len(present))[: len(rows) % len(present)]] += 1
+    drawn = []
+    for label, count in zip(present.tolist(), share.tolist(), strict=True):
+        own = rows[labels == label]
+        rounds = [rng.permutation(own) for _ in range(-(-count // len(own)))]
+        drawn.append(np.concatenate(rounds)[:count] if rounds else own[:0])
+    return rng.permutation(np.concatenate(drawn))
+
+
+def cut(rows: np.ndarray, size: int, *, drop_last: bool = False) -> list[np.ndarray]:
+    """Rows in batches of ``size``; the last one may be smaller."""
+    parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+    return parts[:-1] if drop_last and len(parts) > 1 and len(parts[-1]) < size else parts

@@ -1,0 +1,1 @@
+"""Training: from a catalog of photos to a run folder."""

@@ -1,0 +1,227 @@
+"""Features of a frozen base, computed once: what learns is then trained on them alone, in seconds.
+
+They are kept in the cache under everything that they depend on: the base's weights and structure, where it is cut, how
+photos are framed and normalised, and each photo's content. Another run with the same base finds them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from convscope.data.cache import cache_folder, key_of, replacing
+from convscope.data.listing import Refused
+from convscope.data.loading import Batch, Loader, Photos, cut, workers_for
+from convscope.errors import UsageError
+from convscope.instrument.state import undisturbed
+from convscope.models.classifier import Classifier
+from convscope.progress import track
+from convscope.types import Logits
+
+SHARD = 1024  # photos a file: what a kill can cost
+AT_ONCE = 32
+LARGEST = 4 * 2**30  # bytes of features that are still reasonable to keep
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A network in two: all that learns is in ``tail``, whose input the base computes."""
+
+    classifier: Classifier
+    path: str  # of the tail's first module
+    tail: nn.Module
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the base makes of pixels "b c h w" in [0, 1]."""
+        return self.both(images)[0]
+
+    def both(self, images: Tensor) -> tuple[Tensor, Logits]:
+        first = self.classifier.network.get_submodule(self.path)
+        kept: list[Tensor] = []
+        with _before(first, kept):
+            logits = self.classifier(images)
+        if len(kept) != 1:
+            raise _NotInTwo
+        return kept[0], logits
+
+    def logits(self, features: Tensor) -> Logits:
+        return self.classifier.logits(self.tail(features), len(features))
+
+
+class _NotInTwo(Exception):
+    """The module runs more than once, or is not given one tensor."""
+
+
+@contextmanager
+def _before(module: nn.Module, kept: list[Tensor]) -> Iterator[None]:
+    """Keep what a module is given."""
+
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if len(args) != 1 or kwargs or not isinstance(args[0], Tensor):
+            raise _NotInTwo
+        kept.append(args[0].clone())
+
+    handle = module.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def cut_network(classifier: Classifier, chosen: set[str], image: Tensor) -> Cut | None:
+    """Cut a network before the first module that learns; None where it cannot be cut in two there.
+
+    Sequential networks, and those whose learning part is one module at their end, can. That the two halves give what
+    the whole gives is proved on images, not assumed.
+    """
+    parts = _from_first(classifier.network, "", chosen)
+    if not parts or parts[0][0] == "":
+        return None
+    modules = [module for _, module in parts]
+    found = Cut(classifier, parts[0][0], modules[0] if len(modules) == 1 else nn.Sequential(*modules))
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.rand(2, *image.shape[1:], generator=generator).to(image)
+    try:
+        with undisturbed(classifier, grad=False):
+            features, logits = found.both(probe)
+            again = found.logits(features)
+    except (_NotInTwo, RuntimeError, TypeError):
+        return None
+    agree = again.shape == logits.shape and torch.allclose(again, logits, rtol=1e-4, atol=1e-5)
+    return found if agree and len(features) == 2 and features.is_floating_point() else None
+
+
+def _from_first(module: nn.Module, path: str, chosen: set[str]) -> list[tuple[str, nn.Module]]:
+    """The modules that run from the first learning one on."""
+    own = any(f"{path}.{name}".lstrip(".") in chosen for name in module._parameters)
+    children = list(module.named_children())
+    paths = [f"{path}.{name}".lstrip(".") for name, _ in children]
+    learns = [any(name.startswith(f"{p}.") for name in chosen) for p in paths]
+    if own or not any(learns):
+        return [(path, module)]
+    first = learns.index(True)
+    inside = _from_first(children[first][1], paths[first], chosen)
+    if type(module).forward is nn.Sequential.forward:
+        return inside + [(p, child) for p, (_, child) in zip(paths[first + 1 :], children[first + 1 :], strict=True)]
+    return inside if sum(learns) == 1 else [(path, module)]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """Features of all photos of a catalog, in its order, as batches like a loader's."""
+
+    values: Tensor  # "n ..."
+    labels: np.ndarray
+    absent: tuple[Refused | None, ...]
+    computed: int  # the others were in the cache
+
+    def __getitem__(self, rows: np.ndarray) -> Batch:
+        lost = tuple(why for row in rows.tolist() if self.absent and (why := self.absent[row]) is not None)
+        if lost:
+            rows = np.array([row for row in rows.tolist() if self.absent[row] is None], np.int64)
+        labels = torch.from_numpy(self.labels[rows].astype(np.int64))
+        return Batch(self.values[torch.from_numpy(rows)], labels, rows, lost)
+
+
+def features(
+    cut_at: Cut, photos: Photos, *, largest: int = LARGEST, folder: Path | None = None, workers: int | None = None
+) -> FeatureSet:
+    """The base's features of every photo, from the cache as far as they are there.
+
+    Told of and resumable: what is computed is kept by the thousand. Raises UsageError where they would take more than
+    ``largest`` bytes.
+    """
+    classifier = cut_at.classifier
+    assert photos.framing.size is not None
+    blank = torch.full((1, classifier.channels, *photos.framing.size), 0.5, device=classifier.device)
+    with undisturbed(classifier, grad=False):
+        shape = tuple(cut_at.features(blank).shape[1:])
+    count = len(photos.catalog)
+    _check_size(count, shape, largest)
+    place = (folder or cache_folder("features")) / base_key(cut_at, photos)
+    values = torch.zeros(count, *shape)
+    known = _recall(place, photos.catalog.hashes, values)
+    missing = np.flatnonzero(~known)
+    absent: list[Refused | None] = [None] * count
+    loader = Loader(photos, workers_for(photos, workers))
+    shard: list[int] = []
+    with undisturbed(classifier, grad=False), closing(loader):
+        parts = cut(missing, AT_ONCE)
+        told = track(parts, "features of the frozen base", weigh=len)
+        for part, batch in zip(told, loader.batches(parts), strict=True):
+            if len(batch.rows):
+                pixels = batch.images.to(classifier.device).float() / 255
+                values[torch.from_numpy(batch.rows)] = cut_at.features(pixels).float().cpu()
+            lost = np.setdiff1d(part, batch.rows)
+            for row, why in zip(lost.tolist(), batch.lost, strict=True):
+                absent[row] = why
+            shard += batch.rows.tolist()
+            if len(shard) >= SHARD or part is parts[-1]:
+                _keep(place, photos.catalog.hashes[shard], values[shard])
+                shard = []
+    return FeatureSet(values, photos.catalog.labels, tuple(absent) if any(absent) else (), len(missing))
+
+
+def _check_size(count: int, shape: tuple[int, ...], largest: int) -> None:
+    needed = 4 * count * int(np.prod(shape))
+    if needed > largest:
+        raise UsageError(
+            f"features of {count:,} photos, {'x'.join(map(str, shape))} numbers each, take {needed / 2**30:.1f} GiB, "
+            f"more than {largest / 2**30:.1f}: run the base in every epoch (--no-cache), or raise the limit "
+            f"(--cache-limit {needed / 2**30 + 1:.0f})"
+        )
+
+
+def base_key(cut_at: Cut, photos: Photos) -> str:
+    """What features depend on, photos aside: any change of it is another key."""
+    classifier = cut_at.classifier
+    inside = {id(t) for t in (*cut_at.tail.parameters(), *cut_at.tail.buffers())}
+    state = {name: t for name, t in classifier.network.state_dict(keep_vars=True).items() if id(t) not in inside}
+    weights = [(name, tuple(t.shape), str(t.dtype), _bytes(t)) for name, t in state.items()]
+    digest = key_of(*(part for entry in weights for part in entry))
+    look = (photos.framing, photos.channels, photos.background, classifier.mean, classifier.std)
+    return key_of(digest, str(classifier.network), cut_at.path, look)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _recall(place: Path, hashes: np.ndarray, values: Tensor) -> np.ndarray:
+    """Fill in the features that are kept: which rows are known then."""
+    known = np.zeros(len(hashes), bool)
+    wanted: dict[tuple[int, int], list[int]] = {}
+    for row, (high, low) in enumerate(hashes.tolist()):
+        wanted.setdefault((high, low), []).append(row)
+    for file in sorted(place.glob("*.safetensors")):
+        try:
+            found = load_file(file)
+            kept, kept_values = found["hashes"].view(torch.uint64).numpy(), found["values"]
+        except Exception:  # damaged: computed again. safetensors has errors of its own
+            continue
+        if kept_values.shape[1:] != values.shape[1:]:
+            continue
+        pairs = [(i, row) for i, (high, low) in enumerate(kept.tolist()) for row in wanted.get((high, low), ())]
+        if pairs:
+            sources, rows = map(list, zip(*pairs, strict=True))
+            values[rows] = kept_values[sources]
+            known[rows] = True
+    return known
+
+
+def _keep(place: Path, hashes: np.ndarray, values: Tensor) -> None:
+    """Add a file to what is kept, named by what is in it. A disk that refuses makes no cache, and no error."""
+    try:
+        with replacing(place / f"{key_of(hashes.tobytes())}.safetensors") as draft:
+            signed = torch.from_numpy(np.ascontiguousarray(hashes).view(np.int64))
+            save_file({"hashes": signed, "values": values.contiguous()}, draft)
+    except Exception:  # safetensors has errors of its own
+        return

@@ -1,0 +1,229 @@
+"""The run folder: all that a training makes, in plain files that are whole at any moment, also when it is killed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from convscope.data.cache import replacing
+from convscope.data.listing import Refused
+from convscope.errors import ConvscopeError, UsageError
+
+METRICS, STATE, NETWORK, OPTIMIZER = "metrics.jsonl", "state.json", "model.safetensors", "training.safetensors"
+LAST, BEST = "last", "best"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A moment of a training: everything that its continuation depends on."""
+
+    network: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Reads and writes a run's files. Only the process that leads writes."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path) -> RunFolder:
+        """A new folder; one that holds anything is not written into."""
+        with writing(path):
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise UsageError(
+                    f"{path} is there already: choose another --out, or go on with that run by --resume {path}"
+                )
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "checkpoints").mkdir()
+        return cls(path)
+
+    # metrics.jsonl
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row an epoch."""
+        try:
+            text = (self.path / METRICS).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        lines = text.split("\n")[:-1]  # a line without an end was being written when the process was killed
+        return [json.loads(line) for line in lines]
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        with writing(self.path), (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def cut_back(self, epochs: int) -> None:
+        """Keep the rows of the first ``epochs`` epochs: later ones are run again."""
+        kept = [row for row in self.rows() if row["epoch"] <= epochs]
+        self.write(METRICS, "".join(json.dumps(row) + "\n" for row in kept))
+
+    # checkpoints
+
+    def save(self, name: str, checkpoint: Checkpoint) -> None:
+        """Put a checkpoint in the place of the one of that name, which stays whole until the new one is."""
+        place = self.path / "checkpoints"
+        new, old = place / f".{name}.new", place / f".{name}.old"
+        with writing(self.path):
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+            save_file(checkpoint.network, new / NETWORK)
+            save_file(checkpoint.optimizer, new / OPTIMIZER)
+            (new / STATE).write_text(json.dumps(checkpoint.state, indent=1) + "\n", encoding="utf-8")
+            for file in new.iterdir():
+                _usual_rights(file)
+                _to_disk(file)
+            _mend(place, name)
+            if (place / name).exists():
+                os.replace(place / name, old)
+            os.replace(new, place / name)
+            shutil.rmtree(old, ignore_errors=True)
+
+    def load(self, name: str) -> Checkpoint | None:
+        """The checkpoint of that name; None where there is none yet."""
+        place = self.path / "checkpoints"
+        with writing(self.path):
+            _mend(place, name)
+        folder = place / name
+        if not folder.is_dir():
+            return None
+        try:
+            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            return Checkpoint(load_file(folder / NETWORK), load_file(folder / OPTIMIZER), state)
+        except Exception as error:  # safetensors has errors of its own
+            raise ConvscopeError(f"{folder} is damaged ({error}): remove it to begin anew") from None
+
+    # other files
+
+    def write(self, name: str, text: str) -> Path:
+        with writing(self.path):
+            with replacing(self.path / name) as draft:
+                draft.write_text(text, encoding="utf-8", errors="surrogateescape")
+            return self.path / name
+
+    def write_refused(self, refused: Sequence[Refused], name: str = "quarantine.csv") -> None:
+        """What was left out, and why."""
+        rows = [("photo", "class", "reason"), *((one.name, one.label, one.reason) for one in refused)]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        self.write(name, text.getvalue())
+
+    def load_state(self) -> dict[str, Any] | None:
+        """How far the run is; None without a checkpoint."""
+        place = self.path / "checkpoints"
+        with writing(self.path):
+            _mend(place, LAST)
+        try:
+            found: dict[str, Any] = json.loads((place / LAST / STATE).read_text(encoding="utf-8"))
+            return found
+        except (OSError, ValueError):
+            return None
+
+    def is_finished(self) -> bool:
+        state = self.load_state()
+        return bool(state and state.get("finished"))
+
+
+def _mend(place: Path, name: str) -> None:
+    """After a kill between two renamings: the newer of two whole checkpoints takes its place."""
+    current, new, old = place / name, place / f".{name}.new", place / f".{name}.old"
+    if current.exists() or not place.is_dir():
+        return
+    for found in (new, old):
+        if (found / STATE).exists() and (found is old or old.exists()):
+            os.replace(found, current)
+            return
+
+
+def _to_disk(file: Path) -> None:
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())
+
+
+def _usual_rights(file: Path) -> None:
+    mask = os.umask(0)
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the disk refuses, in one line. A checkpoint that is there is not touched by it."""
+    try:
+        yield
+    except OSError as error:
+        raise ConvscopeError(f"cannot write {path}: {error.strerror or error}; earlier checkpoints are kept") from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":  # its name for a full disk
+            raise
+        raise ConvscopeError(f"cannot write {path}: {error}; earlier checkpoints are kept") from error
+
+
+def new_name(model: str, data: str, now: float | None = None) -> str:
+    """``<time>-<model>-<data>``, in letters that any file system takes."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
+    parts = (model.rpartition(":")[2].rpartition("/")[2], Path(data).stem if data else "data")
+    return "-".join([stamp, *(re.sub(r"[^\w.]+", "_", part).strip("_.")[:40] or "data" for part in parts)])
+
+
+def unused(parent: Path, name: str) -> Path:
+    """A folder's path that nothing has yet: of two runs in one second the later gets a number."""
+    path, number = parent / name, 2
+    while path.exists():
+        path, number = parent / f"{name}-{number}", number + 1
+    return path
+
+
+def point_last(path: Path) -> None:
+    """Let ``last`` beside a run name it; where links cannot be made there is none."""
+    link = path.parent / "last"
+    if link.exists() and not link.is_symlink():
+        return  # somebody's own folder
+    draft = path.parent / f".last-{os.getpid()}"
+    with suppress(OSError, NotImplementedError):
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(path.name, target_is_directory=True)
+        os.replace(draft, link)
+
+
+def environment() -> dict[str, Any]:
+    """What a run was made with."""
+    import platform
+    import sys
+    from importlib.metadata import PackageNotFoundError, version
+
+    packages = {}
+    for name in ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow"):
+        with suppress(PackageNotFoundError):
+            packages[name] = version(name)
+    from convscope import __version__
+
+    return {
+        "convscope": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": packages,
+        "threads": torch.get_num_threads(),
+        "command": sys.argv,
+    }
+
+
+def tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A state's tensors by themselves: on the CPU, none sharing memory with another, as safetensors wants them."""
+    return {key: value.detach().cpu().contiguous().clone() for key, value in state.items() if isinstance(value, Tensor)}

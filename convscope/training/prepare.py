@@ -1,0 +1,227 @@
+"""From settings to a task: which photos, which network, what of it learns, and on what it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from convscope.data.augment import augmentation
+from convscope.data.catalog import Catalog, catalog
+from convscope.data.listing import SPLITS
+from convscope.data.loading import IN_MEMORY, Batch, Loader, Photos, workers_for
+from convscope.data.sources import SourceOptions
+from convscope.data.split import Assignment, plan, split
+from convscope.errors import UsageError
+from convscope.images.frame import canvas_of
+from convscope.models.classes import Classes
+from convscope.models.classifier import Classifier
+from convscope.models.run import CONFIG
+from convscope.training.config import Config, Data, Model, Training, read_config
+from convscope.training.features import LARGEST, Cut, FeatureSet, cut_network, features
+from convscope.training.freeze import learning, set_dropout
+from convscope.training.start import Start, start
+
+HEAD, TUNE, NEW = "head", "tune", "new"  # what learns: a head on a trained base, a trained network, a new one
+EPOCHS = {HEAD: 40, TUNE: 10, NEW: 30}
+RATES = {
+    "adamw": {HEAD: 1e-3, TUNE: 1e-4, NEW: 1e-3},
+    "rmsprop": {HEAD: 1e-3, TUNE: 1e-5, NEW: 1e-3},
+    "sgd": {HEAD: 1e-2, TUNE: 1e-3, NEW: 1e-2},
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How a run is carried out; what comes of it does not depend on it."""
+
+    device: torch.device | None = None
+    workers: int | None = None
+    cache: bool = True  # of a frozen base's features
+    cache_limit: int = LARGEST
+    in_memory: int = IN_MEMORY
+
+
+def read_catalog(data: Data) -> Catalog:
+    """The photos that the settings name, each of them decoded once."""
+    root = Path(data.root) if data.root else None
+    classes = tuple(data.classes) if data.classes else None
+    options = SourceOptions(columns=data.columns, root=root, group=data.group, classes=classes, download=data.download)
+    return catalog(data.source, options)
+
+
+def divide(found: Catalog, data: Data, seed: int) -> Assignment:
+    """Which photos train, validate and test, and what a person should know of it."""
+    if not (found.labels >= 0).any():
+        what = "lie in no class folder" if found.kind == "folder" else "have no labels"
+        raise UsageError(
+            f"{found.source}: its {len(found)} photos {what}, so there is nothing to learn; put the photos of each "
+            "class into a folder of its own"
+        )
+    if len(found.classes) < 2:
+        raise UsageError(
+            f"{found.source}: all photos are of one class, {found.classes[0]!r}; a classifier needs two or more"
+        )
+    return split(
+        found.labels,
+        found.classes,
+        plan(data.split, data.subset, seed),
+        given=found.given,
+        groups=found.groups,
+        hashes=found.hashes,
+    )
+
+
+def begin(model: Model, classes: Sequence[str], seed: int) -> Start:
+    """The network to train."""
+    begun = start(
+        model.spec,
+        Classes(tuple(classes)),
+        weights=model.weights,
+        size=canvas_of(model.size) if model.size is not None else None,
+        options=model.options,
+        mean=model.mean,
+        std=model.std,
+        head=model.head,
+        seed=seed,
+    )
+    if model.dropout is not None:
+        set_dropout(begun.classifier.network, model.dropout)
+    return begun
+
+
+def resolved(config: Config, begun: Start) -> tuple[Config, set[str], str]:
+    """The settings with nothing left open, the parameters that learn, and what kind of learning it is."""
+    classifier, training = begun.classifier, config.training
+    assert classifier.framing.size is not None
+    blank = torch.full((1, classifier.channels, *classifier.framing.size), 0.5)
+    new = {name for name, _ in classifier.network.named_parameters() if name not in begun.loaded}
+    asked = training.unfreeze
+    if asked is None and begun.run is not None and not new:  # what learned there goes on to learn
+        asked = read_config(begun.run / CONFIG).get("training", {}).get("unfreeze")
+    chosen, unfreeze = learning(classifier, blank, begun.loaded, asked, training.freeze)
+    kind = NEW if not begun.loaded else HEAD if chosen <= new else TUNE
+    if kind == TUNE and not unfreeze and not training.freeze:
+        kind = HEAD  # the last layer alone, of a network that was trained for these classes
+    choices = {
+        "unfreeze": unfreeze,
+        "epochs": training.epochs or EPOCHS[kind],
+        "lr": training.lr or RATES[training.optimizer][kind],
+        "schedule": training.schedule or "cosine",
+    }
+    return config.model_copy(update={"training": training.model_copy(update=choices)}), chosen, kind
+
+
+class Pixels(nn.Module):
+    """A classifier on a loader's bytes."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(images.float() / 255)
+
+
+class Tail(nn.Module):
+    """What learns, on features of the frozen rest."""
+
+    def __init__(self, cut: Cut) -> None:
+        super().__init__()
+        self.tail, self._logits = cut.tail, cut.logits
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self._logits(features)
+
+
+@dataclass(frozen=True)
+class FromFeatures:
+    """Batches of cached features."""
+
+    found: FeatureSet
+
+    def batches(self, wanted: Sequence[np.ndarray], epoch: int = 0) -> Iterator[Batch]:
+        return (self.found[rows] for rows in wanted)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """``forward`` is trained on ``augmented`` batches and looked at on ``plain`` ones."""
+
+    forward: nn.Module
+    augmented: Loader | FromFeatures
+    plain: Loader | FromFeatures
+    remarks: tuple[str, ...]
+
+    def close(self) -> None:
+        for source in (self.augmented, self.plain):
+            if isinstance(source, Loader):
+                source.close()
+
+
+def sources(
+    begun: Start,
+    chosen: set[str],
+    photos: Catalog,
+    training: Training,
+    background: str,
+    machine: Machine,
+    *,
+    first: Callable[[Callable[[], FeatureSet]], FeatureSet] = lambda compute: compute(),
+) -> Sources:
+    """Features of the frozen base, computed once, where that gives the same; else photos through all of the network.
+
+    ``first``: has one process compute what the others then find in the cache.
+    """
+    classifier = begun.classifier
+    changes = augmentation(training.augment)
+    assert classifier.framing.size is not None
+    plain = Photos(photos, classifier.framing, classifier.channels, background=background, seed=training.seed)
+    learns_all = all(name in chosen for name, _ in classifier.network.named_parameters())
+    remarks = []
+    if not learns_all:
+        blank = torch.full((1, classifier.channels, *classifier.framing.size), 0.5, device=classifier.device)
+        cut = cut_network(classifier, chosen, blank)
+        if changes.active:
+            remarks.append(
+                "the base is frozen, but augmentation changes every photo in every epoch: it runs from end to end, "
+                "which takes longer than features that are computed once"
+            )
+        elif cut is None:
+            remarks.append("what learns is not one part at the network's end: it runs from end to end in every epoch")
+        elif not machine.cache:
+            remarks.append("the frozen base runs in every epoch, as --no-cache asks")
+        else:
+            found = first(lambda: features(cut, plain, largest=machine.cache_limit, workers=machine.workers))
+            if found.computed < len(photos):
+                kept = len(photos) - found.computed
+                remarks.append(f"features of {kept:,} of {len(photos):,} photos were in the cache")
+            source = FromFeatures(found)
+            return Sources(Tail(cut), source, source, tuple(remarks))
+    pin = classifier.device.type == "cuda"
+    base = plain.in_memory(machine.in_memory)
+    augmented = base if not changes.active else replace(base, augmentation=changes)
+    if changes.crop:  # canvases in memory are of whole photos
+        augmented = replace(augmented, canvases=None, absent=())
+    loader = Loader(augmented, workers_for(augmented, machine.workers), pin=pin)
+    if augmented is base:
+        return Sources(Pixels(classifier), loader, loader, tuple(remarks))
+    return Sources(
+        Pixels(classifier), loader, Loader(base, min(2, workers_for(base, machine.workers)), pin=pin), tuple(remarks)
+    )
+
+
+def rows_of(assigned: np.ndarray, which: int) -> np.ndarray:
+    return np.flatnonzero(assigned == which)
+
+
+def counts(found: Catalog, assigned: np.ndarray) -> dict[str, list[int]]:
+    """For each split, the photos of each class."""
+    return {
+        name: np.bincount(found.labels[rows_of(assigned, which)], minlength=len(found.classes)).tolist()
+        for which, name in enumerate(SPLITS)
+    }
