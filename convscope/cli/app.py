@@ -11,7 +11,20 @@ from typing import Annotated
 import typer
 
 from convscope import __version__
-from convscope.cli import activations, allocator, explain, filters, layers, methods, models, predict, train
+from convscope.cli import (
+    activations,
+    allocator,
+    check,
+    evaluate,
+    explain,
+    export,
+    filters,
+    layers,
+    methods,
+    models,
+    predict,
+    train,
+)
 from convscope.cli.options import grouped
 from convscope.cli.output import say
 
@@ -74,9 +87,12 @@ def versions(allocation: str) -> list[str]:
 
 
 for command in (
+    check.check,
     train.train,
+    evaluate.evaluate,
     explain.explain,
     predict.predict,
+    export.export,
     layers.layers,
     activations.activations,
     filters.filters,

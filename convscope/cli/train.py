@@ -15,6 +15,7 @@ from convscope.cli.values import assignment, canvas, device_named, listed, numbe
 from convscope.errors import UsageError
 
 if TYPE_CHECKING:
+    from convscope.data.sources import SourceOptions
     from convscope.training.job import Epoch, Told, Trained
 
 DATA, NETWORK, LEARNING, RUN = "Photos", "Model", "Learning", "Run"
@@ -43,24 +44,37 @@ class DataChoice:
     group: Annotated[
         str | None, option(DATA, "REGEX", "What belongs together, in photos' names; it is never parted by the split.")
     ] = None
-    classes: Annotated[
-        Path | None,
-        option(DATA, "FILE", "Class names, one a line or JSON, for labels that are numbers."),
-    ] = None
     download: Annotated[bool, flag(DATA, "Fetch a set by name that is not there.", "--download")] = False
 
     def settings(self) -> dict[str, Any]:
-        from convscope.models.classes import read_classes
-
-        names = list(read_classes(self.classes).names) if self.classes is not None else None
         columns = dict(assignment("--columns", part) for part in listed(self.columns or ""))
         return {
             "root": str(self.root) if self.root is not None else None,
             "columns": {key: str(value) for key, value in columns.items()} or None,
             "group": self.group,
-            "classes": names,
             "download": self.download or None,
         }
+
+    def options(self, classes: list[str] | None = None) -> SourceOptions:
+        from convscope.data.sources import SourceOptions
+
+        settings = self.settings()
+        names = tuple(classes) if classes is not None else None
+        return SourceOptions(settings["columns"] or {}, self.root, self.group, names, self.download)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassNames:
+    """What labels that are numbers stand for."""
+
+    classes: Annotated[
+        Path | None, option(DATA, "FILE", "Class names, one a line or JSON, for labels that are numbers.")
+    ] = None
+
+    def names(self) -> list[str] | None:
+        from convscope.models.classes import read_classes
+
+        return list(read_classes(self.classes).names) if self.classes is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +226,7 @@ def train(
     photos: Annotated[str | None, typer.Argument(metavar="PHOTOS", help=SOURCE, show_default=False)] = None,
     *,
     data: DataChoice,
+    named: ClassNames,
     start: Start,
     learning: Learning,
     watching: Watching,
@@ -224,7 +239,13 @@ def train(
 
     By default a head on the frozen base of a pretrained network, whose features are computed once: seconds, not hours.
     """
-    settings = {**data.settings(), **start.settings(), **learning.settings(), **watching.settings()}
+    settings = {
+        "classes": named.names(),
+        **data.settings(),
+        **start.settings(),
+        **learning.settings(),
+        **watching.settings(),
+    }
     device_found = device_named(device)
     from convscope.cli.process import asked_to_end
     from convscope.progress import ConsoleProgress, reporting
@@ -245,6 +266,8 @@ def train(
             background=background,
             **settings,
         )
+    if not found.leads:
+        return
     if json:
         emit(_about(found))
     else:

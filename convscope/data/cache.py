@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
@@ -30,14 +30,14 @@ def key_of(*parts: object) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """A file to write, which takes the place of ``path`` whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}-", suffix=".part", dir=path.parent)
-    os.close(handle)
-    draft = Path(name)
+    draft = path.parent / f".{path.name[:40]}-{secrets.token_hex(6)}.part"
+    # Made here, so that it has the rights of any new file; mkstemp's are its owner's alone. Asking for the umask means
+    # to set it, for all threads.
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    usual = draft.stat().st_mode
     try:
         yield draft
-        mask = os.umask(0)
-        os.umask(mask)
-        draft.chmod(0o666 & ~mask)
+        draft.chmod(usual)  # writers that replace it, as safetensors' does, forget
         os.replace(draft, path)
     finally:
         with suppress(OSError):

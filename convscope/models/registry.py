@@ -104,6 +104,8 @@ def parse(spec: str) -> tuple[str, str, str]:
     """A specifier -> prefix, name, weights."""
     import convscope.models.sources  # noqa: F401  (registers them)
 
+    if Path(spec, "config.yaml").is_file():  # a run's folder, without the prefix
+        return "run", spec, TRAINED
     if re.match(r".+\.py:\w", spec):
         file, _, name = spec.rpartition(":")
         prefix, start = "file", f"{file}:"

@@ -129,8 +129,9 @@ def read_run(folder: Path, size: tuple[int, int] | None = None) -> Found:
     prefix, name, _ = parse(run.spec)
     found = SOURCES[prefix](Request(name, RANDOM, run.options, size or run.framing.size))
     state = read_state(folder / WEIGHTS)
-    load_state(found.network, state, str(folder / WEIGHTS))
-    return Found(found.network.to(_dtype(state)), run.classes, run.mean, run.std, run.framing, run.channels)
+    network = found.network.to(_dtype(state))  # before it is filled: float32 would round what float64 holds
+    load_state(network, state, str(folder / WEIGHTS))
+    return Found(network, run.classes, run.mean, run.std, run.framing, run.channels)
 
 
 def _names(path: Path) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ def conclude(
     with writing(path):
         if rows:
             charts.curves(rows, path, best=done.best.get("epoch"), title=path.resolve().name)
-            pictures["loss and accuracy"] = "curves.png"
+            pictures["curves"] = "curves.png"
         if on in measured:
             charts.confusion(measured[on].confusion, names, path, f"{path.resolve().name}, {on} photos")
             pictures["confusion"] = "confusion.png"

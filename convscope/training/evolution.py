@@ -111,9 +111,8 @@ class Evolution:
                 f"{self.out} has snapshots up to {self.label} {last} and this is {self.label} {step}: training that "
                 f"goes on from an earlier {self.label} calls cut_back of it first, another one needs an out of its own"
             )
-        first = self._first(x) if self.first_photo else None
         with _aside(self.classifier):
-            merged = None if first is None else self._merged(step, first)
+            merged = self._merged(step, x) if self.first_photo else None
             best = strongest_photos(self.classifier, self.units, batches_of(self.photos, self.classifier))
             taken = [found for layer, own in best.items() for found in self._of_layer(step, parse_address(layer), own)]
         with _writing(self.out):
@@ -185,12 +184,10 @@ class Evolution:
         os.replace(draft, self.out / LINES)
         self._snapshots = snapshots
 
-    def _first(self, x: Images | None) -> Images:
+    def _merged(self, step: int, x: Images | None) -> Image.Image:
         if x is None:
             raise UsageError("first_photo is the first of the batch: call watch(step, x)")
-        return checked(x[:1], self.classifier).to(self.classifier.device)
-
-    def _merged(self, step: int, image: Images) -> Image.Image:
+        image = checked(x[:1], self.classifier).to(self.classifier.device)
         layers = None if len(convolution_maps(self.classifier, image)) <= FEW else ["@stages"]
         merged = merged_projections(self.classifier, image, layers, method=self.method)
         return merged_sheet(merged, image, title=f"{self.label} {step}")

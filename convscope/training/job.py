@@ -45,6 +45,7 @@ class Trained:
     measured: str  # which split
     remarks: list[str] = field(default_factory=list)
     layers: list[LayerHealth] = field(default_factory=list)
+    leads: bool = True  # of several processes one speaks
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ def _concluded(job: _Job, task: Task, done: Progress, accelerator: Accelerator, 
     measured_on = "test" if "test" in measured else "val"
     rows_done = job.folder.rows()
     if not accelerator.is_main_process:
-        return Trained(job.folder.path, done, rows_done, measured.get(measured_on), measured_on)
+        return Trained(job.folder.path, done, rows_done, measured.get(measured_on), measured_on, leads=False)
     layers = _layers(job)
     notes = said(layers)
     if done.lost:

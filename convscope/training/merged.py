@@ -5,6 +5,7 @@ What a classifier shows of itself while it learns: one picture a layer, in which
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -158,7 +159,8 @@ def default_units(
 def convolution_maps(classifier: Classifier, image: OneImage) -> list[Event]:
     """The map that each convolution leads to, after normalisation, residual sum and activation, in order of execution.
 
-    Convolutions that lead to the same map (a shortcut's and the branch's) count once. Gates of one pixel are left out.
+    Convolutions that lead to the same map (a shortcut's and the branch's) count once. Gates are left out: maps of one
+    pixel before larger ones.
     """
     taken = trace(classifier.network, image, through=classifier)
     everything = {value.index for op in taken.ops for value in op.outputs}
@@ -178,7 +180,8 @@ def convolution_maps(classifier: Classifier, image: OneImage) -> list[Event]:
     events = sorted(found.values(), key=lambda event: event.done)
     if not events:
         raise UsageError(f"{classifier.name} has no convolution that can be seen: name the layers")
-    return [e for e in events if e.value is not None and min(e.value.shape[2:]) > 1] or events
+    pixels = [math.prod(event.value.shape[2:]) for event in events if event.value is not None]
+    return [event for i, event in enumerate(events) if pixels[i] > 1 or max(pixels[i:]) == 1]
 
 
 def _named(taken: Trace) -> dict[int, Event]:

@@ -174,6 +174,7 @@ def test_curves_are_the_rows():
         found = lines(axes)
         for split in ("train", "val"):
             assert list(found[split].get_xdata()) == list(range(1, 41))
+            assert not found[split].get_clip_on()  # a marker at 100 % is whole
             assert list(found[split].get_ydata()) == [row[f"{split}_{name}"] for row in rows]
         assert set(found["best epoch: 33"].get_xdata()) == {33}
         assert list(found["learning rate changed"].get_xdata()) == [15, 30]

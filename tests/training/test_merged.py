@@ -46,7 +46,7 @@ def test_it_is_after_a_pool_where_the_activation_is():
     classifier = Classifier(book_mnist())
     assert layers_of(classifier, torch.rand(1, 1, 28, 28)) == ["features.relu1", "features.relu2"]
     plain = Classifier(nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Conv2d(2, 3, 3), nn.Flatten()))
-    assert layers_of(plain, torch.rand(1, 1, 16, 16)) == ["0", "2"]
+    assert layers_of(plain, torch.rand(1, 1, 9, 9)) == ["0", "2"]
 
 
 def test_shortcuts_linear_ends_and_gates():
@@ -57,6 +57,7 @@ def test_shortcuts_linear_ends_and_gates():
     mobile = Classifier(create_model("mobilenetv3_small_050", num_classes=4))
     found = layers_of(mobile, torch.rand(1, 3, 64, 64))
     assert not any(".se" in layer for layer in found)
+    assert found[-1] == "act2", "of one pixel, but no gate"
     assert "blocks.0.0.bn2" in found, "without an activation, and without the drop that hands it on"
 
 

@@ -46,7 +46,7 @@ CASES = {
     "absent classes": outputs(60, 7, 4, labels=[1, 3, 3, 6] * 15),
     "one class present": outputs(20, 4, 5, labels=[2] * 20),
     "one photo": outputs(1, 3, 6),
-    "all equal": (torch.zeros(12, 4, dtype=torch.float64), torch.arange(12) % 3),
+    "all equal": (torch.zeros(20, 8, dtype=torch.float64), torch.arange(20) % 7),
     "many classes": outputs(120, 1000, 7),
 }
 
@@ -217,6 +217,11 @@ def test_certainty_is_in_the_last_bin():
     certain = torch.tensor([1.0, 1.0, 0.95, 0.95], dtype=torch.float64)  # 15 bins: all above 14/15
     right = torch.tensor([True, True, True, False])
     assert calibration_error(certain, right) == pytest.approx((1 + 1 + 0.95 + 0.95) / 4 - 3 / 4, abs=1e-12)
+
+
+def test_a_confidence_between_two_bins_is_in_the_lower():
+    edge = torch.tensor([3 / 15, 0.15], dtype=torch.float64)
+    assert calibration_error(edge, torch.tensor([True, False])) == pytest.approx(abs(0.2 + 0.15 - 1) / 2, abs=1e-12)
 
 
 def test_a_wrong_certainty_costs_what_it_costs():

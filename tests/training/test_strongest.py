@@ -77,9 +77,7 @@ def test_as_by_hand_where_the_activations_are_functions():
         assert form in FORMS
         layers = {1: f"/{called}", 3: f"/{called}#3", 4: f"/{called}#4"}
         classifier = classifier_of(Skip(form), seed=2)
-        best = strongest_photos(
-            classifier, {layer: (0, 1, 2) for layer in layers.values()}, batches_of(images, classifier)
-        )
+        best = strongest_photos(classifier, dict.fromkeys(layers.values(), (0, 1, 2)), batches_of(images, classifier))
         for number, layer in layers.items():
             for one in best[layer]:
                 assert one.index == right[number, one.unit][1]
