@@ -9,12 +9,17 @@ from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 
+from convscope.errors import UsageError
+
 
 def cache_folder(kind: str) -> Path:
     """``$CONVSCOPE_CACHE/kind``, or ``~/.cache/convscope/kind`` (``$XDG_CACHE_HOME`` is heeded). It may not exist."""
     own = os.environ.get("CONVSCOPE_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(own).expanduser() if own else Path(home) / "convscope") / kind
+    try:
+        home = Path(own or os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:  # a container's user may have none
+        raise UsageError("there is no home folder for the cache: set CONVSCOPE_CACHE to a folder") from None
+    return (home if own else home / "convscope") / kind
 
 
 def key_of(*parts: object) -> str:

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from convscope.data.augment import Augmentation
 from convscope.data.catalog import Catalog
 from convscope.data.listing import Refused
+from convscope.data.scan import why
 from convscope.data.store import Arrays
 from convscope.errors import ConvscopeError, UsageError
 from convscope.images.frame import Framing
-from convscope.images.read import printable
 from convscope.progress import track
 
 IN_MEMORY = 2**30  # bytes of canvases that are kept instead of being read again every epoch
@@ -69,7 +69,7 @@ class Photos(Dataset[Batch]):
                 lost = [(i, self.absent[row]) for i, row in enumerate(rows.tolist()) if self.absent[row] is not None]
         else:
             images, lost = self._read(rows, epoch)
-        keys = self.catalog.keys[rows]
+        keys = self.catalog.hashes[rows, 0]  # Catalog.keys would copy all of them
         if lost:
             whole = np.setdiff1d(np.arange(len(rows)), [i for i, _ in lost])
             kept = torch.from_numpy(whole)
@@ -96,14 +96,15 @@ class Photos(Dataset[Batch]):
             photo = self.catalog.store.photo(row, self.background)
             part = None
             if self.augmentation.crop and self.framing.size is not None:
-                key = int(self.catalog.keys[row])
+                key = int(self.catalog.hashes[row, 0])
                 part = self.augmentation.box(
                     key, photo.height, photo.width, self.framing.size, seed=self.seed, epoch=epoch
                 )
             return self.framing.canvas(photo, self.channels, part)
         except (ConvscopeError, OSError) as error:
-            name = self.catalog.store.names[row]
-            return Refused(name, f"cannot be read any more: {error}".removeprefix(printable(name)))
+            name, label = self.catalog.store.names[row], int(self.catalog.labels[row])
+            reason = f"cannot be read any more: {why(error, name)}"
+            return Refused(name, reason, self.catalog.classes[label] if label >= 0 else "")
 
     def in_memory(self, limit: int = IN_MEMORY) -> Photos:
         """With the canvases read once and kept, if they fit into ``limit`` bytes and are the same in every epoch."""
@@ -116,7 +117,7 @@ class Photos(Dataset[Batch]):
         if isinstance(store, Arrays):
             grey, sides = store.pixels.ndim == 3, store.pixels.shape[1:3]
             if grey == (self.channels == 1) and self.framing.place(*sides).resized == sides == (height, width):
-                pixels = torch.from_numpy(store.pixels)
+                pixels = torch.from_numpy(np.require(store.pixels, requirements=("C", "W")))  # IDX files' are not
                 return replace(self, canvases=pixels[:, None] if grey else pixels.permute(0, 3, 1, 2))
         canvases = torch.zeros(count, self.channels, height, width, dtype=torch.uint8)
         absent: list[Refused | None] = [None] * count

@@ -31,4 +31,6 @@ def preview(found: Catalog, augmentation: Augmentation, *, photos: int = 6, seed
             if len(batch.rows):
                 tiles.append(to_image(batch.images[0].float() / 255))
                 labels.append(f"epoch {epoch}" if epoch else found.store.names[row])
+    if not tiles:
+        raise UsageError(f"{found.source}: none of the photos to preview can be read any more")
     return contact_sheet(tiles, labels, columns=EPOCHS + 1, tile=SIDE, title=f"augmentation: {augmentation}")

@@ -22,7 +22,7 @@ from convscope.data.listing import Listing
 from convscope.data.names import Names
 from convscope.data.store import Arrays, Store
 from convscope.errors import ConvscopeError
-from convscope.images.read import look_at
+from convscope.images.read import look_at, printable
 from convscope.progress import track
 
 SEEN, BROKEN, ROTATED, TRANSPARENT, GREY, DEEP = (1 << bit for bit in range(6))
@@ -120,25 +120,24 @@ def _look(store: Store, index: int) -> Found:
     try:
         content = store.content(index)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return 0, 0, SEEN | BROKEN, nothing, reason[0].lower() + reason[1:]
+        return 0, 0, SEEN | BROKEN, nothing, why(error, store.names[index])
     digest = content_hash(content)
     name = store.names[index]
     try:
         look = look_at(content, name)
     except ConvscopeError as error:
-        return 0, 0, SEEN | BROKEN, digest, _less_name(str(error), name)
+        return 0, 0, SEEN | BROKEN, digest, why(error, name)
     flags = SEEN
     for flag, holds in zip((ROTATED, TRANSPARENT, GREY, DEEP), look[2:], strict=True):
         flags |= flag if holds else 0
     return look.height, look.width, flags, digest, ""
 
 
-def _less_name(reason: str, name: str) -> str:
+def why(error: Exception, name: str) -> str:
     """The reason alone: the name stands beside it wherever it is told."""
-    from convscope.images.read import printable
-
-    return reason.removeprefix(printable(name)).lstrip(": ").removeprefix("is ")
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    reason = reason.removeprefix(printable(name)).lstrip(": ").removeprefix("is ")
+    return reason[:1].lower() + reason[1:]
 
 
 class Keeper:
@@ -172,7 +171,7 @@ class Keeper:
         }
         try:
             with replacing(self.place) as draft:
-                save_file(arrays, draft)
+                save_file({**arrays, "digest": _digest(arrays)}, draft)
         except Exception:  # a full disk, a folder that may not be written: safetensors has errors of its own
             self.next = float("inf")
 
@@ -181,6 +180,8 @@ def _recall(place: Path, names: Names, stamps: np.ndarray, facts: Facts) -> None
     """Take over from an earlier scan what has the same name and stamp."""
     try:
         found = load_file(place)
+        if not np.array_equal(found.pop("digest"), _digest(found)):
+            return
         old = Facts(found["height"], found["width"], found["flags"], found["hashes"], [])
         old.reasons.extend(Names(found["reasons"], found["reason_ends"]))
         old_names, old_stamps = Names(found["names"], found["name_ends"]), found["stamps"]
@@ -190,8 +191,16 @@ def _recall(place: Path, names: Names, stamps: np.ndarray, facts: Facts) -> None
         rows = others = np.arange(len(names))
     else:
         _, rows, others = np.intersect1d(_fingerprints(names), _fingerprints(old_names), return_indices=True)
-    same = (stamps[rows] == old_stamps[others]).all(1) & (stamps[rows, 0] >= 0) & (old.flags[others] != 0)
+    read = (old.hashes[others] != 0).any(1)  # what could not be opened may be there today
+    there = (stamps[rows, 0] >= 0) & (stamps[rows] == old_stamps[others]).all(1)
+    same = read & there & (old.flags[others] != 0)
     facts.adopt(rows[same], old, others[same])
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """uint8: whatever a disk does to a file of facts, no wrong one is taken for true."""
+    parts = (part for name, a in sorted(arrays.items()) for part in (name, a.dtype.str, a.shape, a.tobytes()))
+    return np.frombuffer(key_of(*parts).encode(), np.uint8)
 
 
 def _fingerprints(names: Names) -> np.ndarray:

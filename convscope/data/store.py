@@ -6,7 +6,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +66,13 @@ class Files(Store):
 
 
 def _stamp(path: Path) -> tuple[int, int]:
+    """The time of change is that of the file's entry too: a file put in the place of another, or whose time was set,
+    as unpacking does, is a changed one."""
     try:
         found = path.stat()
     except (OSError, ValueError):
         return -1, 0
-    return found.st_size, found.st_mtime_ns
+    return found.st_size, (found.st_mtime_ns * 1_000_003 + found.st_ctime_ns) % 2**62
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +87,11 @@ class Members(Store):
 
     def content(self, index: int) -> bytes:
         wanted = int(self.size[index])
-        # pread moves no file position, so that threads may share what is open.
-        found = os.pread(_opened(self.shards[int(self.shard[index])], os.getpid()), wanted, int(self.start[index]))
+        # Opened each time: there may be more shards than files that a process may have open.
+        with open(self.shards[int(self.shard[index])], "rb", buffering=0) as shard:
+            found = os.pread(shard.fileno(), wanted, int(self.start[index]))
         if len(found) != wanted:
-            raise OSError(f"{self.names[index]}: its shard is shorter than it was")
+            raise OSError("its shard is shorter than it was")
         return found
 
     def stamps(self) -> np.ndarray:
@@ -102,12 +104,6 @@ class Members(Store):
     def take(self, rows: np.ndarray) -> Members:
         parts = {name: getattr(self, name)[rows] for name in ("names", "shard", "start", "size")}
         return replace(self, **parts)
-
-
-@cache
-def _opened(path: str, process: int) -> int:
-    """A shard's descriptor, once a process."""
-    return os.open(path, os.O_RDONLY)
 
 
 @dataclass(frozen=True, eq=False)

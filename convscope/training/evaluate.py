@@ -67,7 +67,7 @@ def evaluate(
     modes = [(module, module.training) for module in network.modules()]
     try:
         with accelerated(classifier.device, "fp32") as accelerator:
-            kept, logits, lost = outputs(forward, network, loader, rows, AT_ONCE, accelerator)
+            kept, logits, lost = outputs(forward, network, loader, rows, AT_ONCE, accelerator, "photos")
             leads = accelerator.is_main_process
     finally:
         loader.close()

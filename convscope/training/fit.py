@@ -23,6 +23,7 @@ from convscope.training.config import Training
 from convscope.training.folder import BEST, LAST, Checkpoint, RunFolder, tensors
 from convscope.training.freeze import freeze_others, set_modes
 from convscope.training.parallel import all_sum, any_of, gathered, on_first, share
+from convscope.training.totals import Totals
 
 SAVE_EVERY = 60.0  # seconds between checkpoints within an epoch: what a kill can cost
 SAVE_EPOCH = 5.0  # and at the end of one: epochs of cached features take milliseconds
@@ -88,7 +89,9 @@ def fit(
     freeze_others(task.network, task.chosen)
     optimizer, groups = optim.make_optimizer(task.network, task.chosen, config)
     done = Progress()
-    model, optimizer = accelerator.prepare(task.forward, optimizer)
+    model = accelerator.prepare(task.forward)
+    if accelerator.scaler is not None:  # what accelerate wraps it for; it costs a third of a millisecond a step
+        optimizer = accelerator.prepare(optimizer)
     batches = cut(task.train, config.batch_size, drop_last=config.drop_last)
     schedule = optim.Schedule(config, config.epochs, len(batches))
     saver = Saver(task, run, accelerator, optimizer, groups, schedule, done, keep_best)
@@ -97,37 +100,31 @@ def fit(
     else:
         saver.save()  # what will go wrong with the disk goes wrong now
     filters = optim.filters_of(task.network, task.chosen) if config.max_filter_rms else []
-    weighted = config.balance == "weights"
-    every = optim.class_weights(task.labels[task.train], task.classes) if weighted else torch.ones(task.classes)
-    weight = every.to(device)
+    weights = None
+    if config.balance == "weights":
+        weights = optim.class_weights(task.labels[task.train], task.classes).to(device)
 
     while done.epoch < config.epochs and not done.finished:
         set_modes(task.network, task.chosen)
         start = time.monotonic()
-        exact = torch.float64 if device.type != "mps" else torch.float32  # which has nothing longer
-        totals = torch.tensor(done.totals, dtype=exact, device=device)
+        totals = Totals(done.totals, device)
         wanted = cut(_order(task, done.epoch), config.batch_size, drop_last=config.drop_last)[done.step :]
         mine = [share(rows, accelerator) for rows in wanted]
         steps = zip(wanted, task.source.batches(mine, done.epoch), strict=True)
         for rows, batch in track(Sized(steps, len(wanted)), f"epoch {done.epoch + 1}/{config.epochs}", stoppable=False):
             images, labels, counts = _on_device(batch, device)
             optim.set_rate(optimizer, schedule.at(done.epoch, done.step))
-            torch.manual_seed(_seed(config.seed, done.epoch, done.step, accelerator.process_index))
+            _seed(device, config.seed, done.epoch, done.step, accelerator.process_index)
             logits = model(images).float()
             losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=config.label_smoothing)
-            parts = weight[labels] * counts
-            # The mean over the whole batch, of which this process has a share: DDP takes the mean of processes.
-            alone = accelerator.num_processes == 1
-            whole = parts.sum() if alone else every[torch.from_numpy(task.labels[rows]).long()].sum()
-            accelerator.backward((losses * parts).sum() * accelerator.num_processes / whole.clamp(min=1e-12))
+            accelerator.backward(_mean(losses, labels, counts, weights, task.labels[rows], accelerator))
             if config.clip is not None:
                 accelerator.clip_grad_norm_(model.parameters(), config.clip)
             optimizer.step()
             optimizer.zero_grad()
             if filters and config.max_filter_rms:
                 optim.limit_filters(filters, config.max_filter_rms)
-            right = (logits.detach().argmax(1) == labels) * counts
-            totals += torch.stack([(losses.detach() * counts).sum(), right.sum(), counts.sum()]).to(totals)
+            totals.add(losses.detach(), logits.detach(), labels, counts)
             done.lost += batch.lost
             done.step += 1
             if device.type == "cpu" or done.step % LOOK_EVERY == 0:
@@ -137,7 +134,7 @@ def fit(
             if stop or time.monotonic() - saver.when > SAVE_EVERY:
                 _guard(totals, done, optimizer)
                 done.totals = on_first(totals.tolist(), accelerator)
-                totals = totals.new_tensor(done.totals)
+                totals = Totals(done.totals, device)
                 saver.save(spent=time.monotonic() - start)
                 start = time.monotonic()
                 if stop:
@@ -161,18 +158,24 @@ def fit(
 
 @torch.no_grad()
 def outputs(
-    forward: nn.Module, network: nn.Module, source: Source, rows: np.ndarray, size: int, accelerator: Accelerator
+    forward: nn.Module,
+    network: nn.Module,
+    source: Source,
+    rows: np.ndarray,
+    size: int,
+    accelerator: Accelerator,
+    label: str = "",
 ) -> tuple[np.ndarray, Tensor, list[Refused]]:
     """Logits of photos in evaluation mode: their rows, the logits on the CPU, and what was lost.
 
     Several processes take whole batches in turn, so that every photo is in the batch that one process would have put it
-    in: the logits are the same to the last bit, and no photo is counted twice.
+    in: the logits are the same to the last bit, and no photo is counted twice. ``label``: what progress is told of it.
     """
     network.eval()
     parts = cut(rows, size)
     own = parts[accelerator.process_index :: accelerator.num_processes]
     found: list[tuple[np.ndarray, Tensor, tuple[Refused, ...]]] = []
-    for batch in track(Sized(source.batches(own), len(own)), "validation", stoppable=False):
+    for batch in track(Sized(source.batches(own), len(own)), label, stoppable=False) if label else source.batches(own):
         if len(batch.rows):
             logits = forward(batch.images.to(accelerator.device, non_blocking=True)).float().cpu()
             found.append((batch.rows, logits, batch.lost))
@@ -205,21 +208,49 @@ def _order(task: Task, epoch: int) -> np.ndarray:
     return order(task.config.seed, epoch, task.train)
 
 
-def _on_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, labels, and 1 for each. A process whose share is empty still takes part, with one that counts nothing."""
+def _on_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, bool]:
+    """Images, labels, and whether they count: a process without a share still takes part, with one that does not."""
     images, labels = batch.images.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
     if len(labels):
-        return images, labels, torch.ones(len(labels), device=device)
-    return images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1), torch.zeros(1, device=device)
+        return images, labels, True
+    return images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1), False
 
 
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def _mean(
+    losses: Tensor,
+    labels: Tensor,
+    counts: bool,
+    weights: Tensor | None,
+    whole: np.ndarray,
+    accelerator: Accelerator,
+) -> Tensor:
+    """The mean loss of the whole batch, weighted by class. This process has a share of it: DDP averages processes."""
+    if accelerator.num_processes == 1 and counts:
+        return losses.mean() if weights is None else (losses * weights[labels]).sum() / weights[labels].sum()
+    parts = torch.full_like(losses, float(counts)) if weights is None else weights[labels] * counts
+    every = torch.from_numpy(whole).long().to(losses.device)
+    total = float(len(every)) if weights is None else weights[every].sum()
+    return (losses * parts).sum() * accelerator.num_processes / total
 
 
-def _guard(totals: Tensor, done: Progress, optimizer: torch.optim.Optimizer) -> None:
+def _seed(device: torch.device, *parts: int) -> None:
+    """Seed what dropout draws from. torch.manual_seed would note a traceback for each kind of device there is not."""
+    state = 0
+    for part in parts:  # the finaliser of splitmix64 (Steele, Lea & Flood 2014)
+        state = (state + part + 0x9E3779B97F4A7C15) % 2**64
+        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
+        state ^= state >> 31
+    torch.default_generator.manual_seed(state)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(state)
+    elif device.type == "mps":
+        torch.mps.manual_seed(state)
+
+
+def _guard(totals: Totals, done: Progress, optimizer: torch.optim.Optimizer) -> None:
     """Training that came to NaN or infinity ends here: nothing that follows could be used."""
-    if not bool(totals.isfinite().all()):
+    if not totals.finite():
         rate = max(group["lr"] for group in optimizer.param_groups)
         raise ConvscopeError(
             f"the loss is no longer finite in epoch {done.epoch + 1}, step {done.step} (learning rate {rate:.3g}): "

@@ -53,7 +53,7 @@ def matching(
         return _of_stage(classifier, image, pattern)
     found = {name for name in names if any(fnmatchcase(part, pattern) for part in _above(name))}
     if not found:
-        layers = [name for name, module in classifier.network.named_modules() if any(module.parameters())]
+        layers = [name for name, module in classifier.network.named_modules() if name and module._parameters]
         raise unknown("layer with parameters", pattern, layers)
     return found
 

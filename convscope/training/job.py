@@ -244,7 +244,9 @@ def _concluded(job: _Job, task: Task, done: Progress, accelerator: Accelerator, 
         rows = rows_of(job.assigned, which)
         if not len(rows):
             continue
-        rows, logits, lost = outputs(task.forward, task.network, task.plain, rows, task.config.batch_size, accelerator)
+        label = f"{SPLITS[which]} photos"
+        size = task.config.batch_size
+        rows, logits, lost = outputs(task.forward, task.network, task.plain, rows, size, accelerator, label)
         done.lost += lost
         if len(rows):
             labels = torch.from_numpy(job.catalog.labels[rows].astype(np.int64))

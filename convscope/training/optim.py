@@ -39,12 +39,14 @@ def make_optimizer(network: nn.Module, chosen: set[str], config: Training) -> tu
         {"params": [parameters[n] for n in names], "lr": rate, "weight_decay": wd, "initial_lr": rate}
         for (rate, wd), names in groups.items()
     ]
+    # One kernel for all parameters; what it computes is the same.
+    fused = all(parameters[name].device.type in ("cpu", "cuda") for name in chosen)
     made: Optimizer
     match config.optimizer:
         case "sgd":
-            made = SGD(settings, lr=config.lr, momentum=config.momentum)
+            made = SGD(settings, lr=config.lr, momentum=config.momentum, fused=fused)
         case "adamw":
-            made = AdamW(settings, lr=config.lr)
+            made = AdamW(settings, lr=config.lr, fused=fused)
         case "rmsprop":
             made = RMSprop(settings, lr=config.lr, momentum=config.momentum)
     return made, list(groups.values())

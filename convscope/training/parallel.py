@@ -16,6 +16,9 @@ from convscope.errors import UsageError
 
 T = TypeVar("T")
 
+RENDEZVOUS = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets, by which processes meet
+TOGETHER = "start all of them by torchrun, or unset WORLD_SIZE"
+
 
 @contextmanager
 def accelerated(device: torch.device, precision: str) -> Iterator[Accelerator]:
@@ -25,14 +28,13 @@ def accelerated(device: torch.device, precision: str) -> Iterator[Accelerator]:
 
     before = {key: os.environ.get(key) for key in os.environ}
     ours = not PartialState._shared_state
+    wanted = int(os.environ.get("WORLD_SIZE") or 1)
+    if missing := [name for name in RENDEZVOUS if wanted > 1 and name not in os.environ]:
+        raise UsageError(f"WORLD_SIZE is {wanted} but {missing[0]} is not set: {TOGETHER}")
     try:
         accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=_mode(precision, device))
-        wanted = int(os.environ.get("WORLD_SIZE", "1"))
         if accelerator.num_processes != wanted:
-            raise UsageError(
-                f"WORLD_SIZE is {wanted} but {accelerator.num_processes} process is at work: start all of them by "
-                "torchrun, or unset WORLD_SIZE"
-            )
+            raise UsageError(f"WORLD_SIZE is {wanted} but {accelerator.num_processes} process is at work: {TOGETHER}")
         yield accelerator
     finally:
         if ours:

@@ -18,8 +18,10 @@ from convscope.data.sources import SourceOptions
 from convscope.data.split import Assignment, plan, split
 from convscope.errors import UsageError
 from convscope.images.frame import canvas_of
+from convscope.instrument.state import undisturbed
 from convscope.models.classes import Classes
 from convscope.models.classifier import Classifier
+from convscope.models.ending import Ending
 from convscope.models.run import CONFIG
 from convscope.training.config import Config, Data, Model, Training, read_config
 from convscope.training.features import LARGEST, Cut, FeatureSet, cut_network, features
@@ -122,9 +124,29 @@ class Pixels(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier
+        # To look for a sigmoid at the end means to watch every call; once is enough.
+        self.ends_in_logits = not _ends_in_probabilities(classifier)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(images.float() / 255)
+        pixels = images.float() / 255
+        if not self.ends_in_logits:
+            return self.classifier(pixels)
+        return self.classifier.logits(self.classifier.network(self.classifier.normalise(pixels)), len(pixels))
+
+
+def _ends_in_probabilities(classifier: Classifier) -> bool:
+    assert classifier.framing.size is not None
+    blank = torch.full((1, classifier.channels, *classifier.framing.size), 0.5, device=classifier.device)
+    changed = [False]
+    with undisturbed(classifier, grad=False), Ending() as ending:
+
+        def before(output: Tensor) -> Tensor:
+            found = ending.before(output)
+            changed[0] = found is not output
+            return found
+
+        classifier.logits(classifier.network(classifier.normalise(blank)), 1, before)
+    return changed[0]
 
 
 class Tail(nn.Module):

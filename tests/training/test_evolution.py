@@ -151,7 +151,7 @@ def test_a_field_of_nearly_all_is_cut_to_what_holds_the_energy(seed, spread):
     generator = torch.Generator().manual_seed(seed)
     centre = torch.rand(2, generator=generator) * torch.tensor([40, 50])
     rows, cols = torch.meshgrid(torch.arange(40.0), torch.arange(50.0), indexing="ij")
-    raw = torch.exp(-((rows - centre[0]) ** 2 + (cols - centre[1]) ** 2) / spread**2)[None].repeat(3, 1, 1)
+    raw = torch.exp(-((rows - centre[0]) ** 2 + (cols - centre[1]) ** 2) / spread**2)[None].repeat(3, 1, 1).double()
     classifier = Classifier(nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     photo = torch.zeros(3, 40, 50)
     top, left, bottom, right = shown_field(classifier, photo, Address("1"), (0, 0), raw)

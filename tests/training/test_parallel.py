@@ -1,0 +1,65 @@
+"""Two processes, started by torchrun for real, beside one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+NET = """
+from torch import nn
+def Net(num_classes=10):
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, num_classes))
+"""
+TRAIN = ["train", "digits", "--model", "net.py:Net", "--size", "8", "--epochs", "2", "--batch-size", "57"]
+
+
+def run(place: Path, processes: int, *args: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    start = [sys.executable, "-m", "convscope"]
+    if processes > 1:
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        start += ["-m", "convscope"]
+    return subprocess.run([*start, *args], cwd=place, env=env, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parallel")
+    (folder / "net.py").write_text(NET)
+    return folder
+
+
+def test_training_is_equal_to_rounding_and_evaluation_is_identical(place: Path) -> None:
+    # 1258 photos in batches of 57: the last is of 4, and with class weights parts do not weigh the same.
+    more = ["--balance", "weights", "--augment", "rotation=10", "--clip", "1"]
+    one, two = (run(place, n, *TRAIN, *more, "--out", f"run{n}") for n in (1, 2))
+    assert one.returncode == two.returncode == 0, two.stderr
+    assert two.stdout.count("accuracy") == one.stdout.count("accuracy")  # one of them speaks
+    left, right = (load_file(place / f"run{n}" / "model.safetensors") for n in (1, 2))
+    for name, value in left.items():
+        np.testing.assert_allclose(right[name].numpy(), value.numpy(), atol=2e-5, err_msg=name)
+    rows = [[json.loads(line) for line in (place / f"run{n}" / "metrics.jsonl").open()] for n in (1, 2)]
+    for a, b in zip(*rows, strict=True):
+        for key, value in a.items():
+            assert b[key] == pytest.approx(value, rel=2e-3, abs=2e-3), key
+    found = [run(place, n, "evaluate", "run1", "--json") for n in (1, 2)]
+    assert found[0].returncode == found[1].returncode == 0, found[1].stderr
+    figures = [json.loads(one.stdout) for one in found]
+    assert figures[0] == figures[1]  # to the last bit
+    assert figures[0]["count"] == sum(figures[0]["confusion"][i][j] for i in range(10) for j in range(10))
+
+
+def test_a_world_size_that_is_not_so_is_refused(place: Path) -> None:
+    env = {**os.environ, "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
+    line = [sys.executable, "-m", "convscope", *TRAIN, "--out", "lonely"]
+    done = subprocess.run(line, cwd=place, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr
+    assert "WORLD_SIZE is 2" in done.stderr
+    assert not (place / "lonely").exists()
