@@ -21,9 +21,9 @@ def clock(device: str = "cpu") -> Callable[[], float]:
     return time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
-def timed(run: Run, *, device: str = "cpu") -> float:
-    """Seconds of one run, the accelerator's work included."""
-    now = clock(device)
+def timed(run: Run, *, device: str = "cpu", wall: bool = False) -> float:
+    """Seconds of one run, the accelerator's work included. ``wall``: where other processes do a part of the work."""
+    now = time.perf_counter if wall else clock(device)
     _wait_for(device)
     start = now()
     run()
@@ -32,7 +32,13 @@ def timed(run: Run, *, device: str = "cpu") -> float:
 
 
 def interleaved(
-    runs: Mapping[str, Run], *, seconds: float, least: int = 3, most: int = 40, device: str = "cpu"
+    runs: Mapping[str, Run],
+    *,
+    seconds: float,
+    least: int = 3,
+    most: int = 40,
+    device: str = "cpu",
+    wall: bool = False,
 ) -> dict[str, list[float]]:
     """Times of ``least`` to ``most`` rounds A B C, C B A, A B C ... in about ``seconds``, after a warm-up round.
 
@@ -50,7 +56,7 @@ def interleaved(
         gc.disable()
         try:
             for name in order:
-                times[name].append(timed(runs[name], device=device))
+                times[name].append(timed(runs[name], device=device, wall=wall))
         finally:
             gc.enable()
         order.reverse()

@@ -25,15 +25,19 @@ from convscope.data.names import Names
 from convscope.data.store import Arrays
 from convscope.models.classes import numbered
 from convscope.training.config import Training
+from convscope.training.features import cut_network, features
 from convscope.training.fit import Task, fit
 from convscope.training.folder import RunFolder
 from convscope.training.freeze import freeze_others
 from convscope.training.parallel import accelerated
 from convscope.training.prepare import FromFeatures, Pixels, Tail
-from convscope.training.features import cut_network, features
 from convscope.training.start import start
 
-CASES = (("convscope:mnist_convnet", 28, 64, 3000), ("convscope:book_mnist", 28, 32, 3000), ("torchvision:resnet18", 64, 32, 192))
+CASES = (
+    ("convscope:mnist_convnet", 28, 64, 3000),
+    ("convscope:book_mnist", 28, 32, 3000),
+    ("torchvision:resnet18", 64, 32, 192),
+)
 FROZEN = ("convscope:efficientnet_lite0", 224, 96)
 
 

@@ -29,7 +29,7 @@ def flatten(image: Image.Image, paper: tuple[int, ...], label: str) -> Image.Ima
         image = image.convert("RGBA")
         colours = _to_srgb(image.convert("RGB"), profile)
         return Image.composite(colours, Image.new("RGB", image.size, paper), image.getchannel("A"))
-    return _to_srgb(image if image.mode in ("L", "CMYK") else image.convert("RGB"), profile)
+    return _to_srgb(image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB"), profile)
 
 
 def _eight_bit(image: Image.Image, label: str) -> Image.Image:

@@ -140,7 +140,8 @@ class Framing:
             raise ImageError(
                 f"a photo of {photo.width}x{photo.height} is too long and narrow to be enlarged: crop it first"
             )
-        photo = photo.convert("L" if channels == 1 else "RGB")
+        mode = "L" if channels == 1 else "RGB"
+        photo = photo if photo.mode == mode else photo.convert(mode)
         if part is not None:
             top, left, bottom, right = part
             photo = photo.resize(placed.canvas[::-1], FILTERS[self.interpolation], box=(left, top, right, bottom))

@@ -206,11 +206,13 @@ def _finish(image: Image.Image, paper: tuple[int, ...], label: str) -> Image.Ima
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """A copy, turned and mirrored as EXIF says. Broken EXIF says nothing."""
+    """Turned and mirrored as EXIF says. Broken EXIF says nothing."""
     try:
+        if image.getexif().get(ORIENTATION, 1) == 1:  # most are: not even a copy is needed
+            return image
         return ImageOps.exif_transpose(image)
     except Exception:  # as above
-        return image.copy()
+        return image
 
 
 SUFFIX = re.compile(r"\.(jpe?g|jpe|jfif|png|webp|tiff?|gif|bmp|p[pgb]m|avif|jp2|hei[cf])", re.IGNORECASE)
