@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from convscope.errors import ConvscopeError
     from convscope.progress import ConsoleProgress, reporting
     from convscope.scope import Scope, load
+    from convscope.training.api import train
+    from convscope.training.evolution import Evolution
 
 _HOME = {
     "Scope": "convscope.scope",
@@ -19,8 +21,20 @@ _HOME = {
     "ConvscopeError": "convscope.errors",
     "ConsoleProgress": "convscope.progress",
     "reporting": "convscope.progress",
+    "train": "convscope.training.api",
+    "Evolution": "convscope.training.evolution",
 }
-__all__ = ["ConsoleProgress", "ConvscopeError", "Scope", "__version__", "load", "methods", "reporting"]
+__all__ = [
+    "ConsoleProgress",
+    "ConvscopeError",
+    "Evolution",
+    "Scope",
+    "__version__",
+    "load",
+    "methods",
+    "reporting",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -117,6 +117,10 @@ def _tell(result: Evaluation) -> None:
         )
 
 
+def _verdict(true: str, predicted: str) -> str:
+    return f"{true}, rightly," if true == predicted else f"{true}, taken for {predicted},"
+
+
 def _write(result: Evaluation, found: Catalog, out: Path) -> None:
     from convscope.cli.files import staged
     from convscope.images.sheet import contact_sheet
@@ -131,6 +135,6 @@ def _write(result: Evaluation, found: Catalog, out: Path) -> None:
         worst = [one for one in metrics.top_losses if one.name in place][:WORST]
         if worst:
             tiles = [found.store.photo(place[one.name]) for one in worst]
-            labels = [f"{one.name}: {one.true}, taken for {one.predicted}, {one.probability:.2f}" for one in worst]
+            labels = [f"{one.name}: {_verdict(one.true, one.predicted)} {one.probability:.2f}" for one in worst]
             sheet = contact_sheet(tiles, labels, columns=6, tile=224, title="the largest losses")
             sheet.save(draft / "largest-losses.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,11 +137,18 @@ def _cell(folder: Path, snapshot: Snapshot | None, side: int) -> Image.Image:
 
 
 def _stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
-    top = 0
-    for picture in pictures:
-        sheet.paste(picture, (0, top))
-        top += picture.height
+    """Strips below each other, in as many columns as fit the page: few snapshots make narrow ones."""
+    width = max(p.width for p in pictures)
+    columns = max(1, min(PAGE // width, math.ceil(math.sqrt(sum(p.height for p in pictures) / width))))
+    each = math.ceil(len(pictures) / columns)
+    stacks = [pictures[i : i + each] for i in range(0, len(pictures), each)]
+    height = max(sum(p.height for p in stack) for stack in stacks)
+    sheet = Image.new("RGB", (width * len(stacks), height), "white")
+    for column, stack in enumerate(stacks):
+        top = 0
+        for picture in stack:
+            sheet.paste(picture, (width * column, top))
+            top += picture.height
     return sheet
 
 

@@ -167,8 +167,8 @@ def test_canvases_are_kept_only_where_they_fit_and_do_not_change(found: Catalog)
 
 
 @pytest.mark.parametrize(("grey", "channels"), [(True, 1), (True, 3), (False, 3), (False, 1)])
-@pytest.mark.parametrize("size", [(16, 16), (12, 12)])
-def test_pictures_in_memory_are_framed_like_files(grey: bool, channels: int, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("framing", [Framing((16, 16), 16), Framing((12, 12), 12), Framing((16, 16), 20)])
+def test_pictures_in_memory_are_framed_like_files(grey: bool, channels: int, framing: Framing) -> None:
     """Where nothing has to be done to them they are taken as they are; also where they may not be written, as IDX."""
     image = np.asarray(piece(3, 16, 48).convert("L" if grey else "RGB"))
     pixels = np.stack([image[:, i : i + 16] for i in (0, 7, 20)])
@@ -178,7 +178,7 @@ def test_pictures_in_memory_are_framed_like_files(grey: bool, channels: int, siz
         "made", "set", store, ("a", "b"), np.array([0, 1, 0], np.int32), np.full(3, -1, np.int8), None,
         np.full(3, 16, np.int32), np.full(3, 16, np.int32), np.ones(3, np.uint16), np.zeros((3, 2), np.uint64),
     )  # fmt: skip
-    of = Photos(made, Framing(size, size[0]), channels)
+    of = Photos(made, framing, channels)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         kept = of.in_memory()

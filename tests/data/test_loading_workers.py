@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from convscope.data.catalog import Catalog, catalog
-from convscope.data.loading import Loader, Photos, cut, workers_for
+from convscope.data.loading import Loader, Photos, _unless_left, cut, workers_for
 from convscope.images.frame import Framing
 from tests.data.pictures import encoded, folder, piece
 
@@ -126,6 +126,31 @@ def test_closing_ends_the_workers(found: Catalog) -> None:
         loader.close()
         loader.close()
         assert {child.pid for child in psutil.Process().children(recursive=True)} <= before
+
+
+def test_ctrl_c_is_no_business_of_a_worker(found: Catalog) -> None:
+    photos = Photos(found, Framing((8, 8)), 3)
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    with closing(Loader(photos, 2)) as loader:
+        batches = loader.batches(cut(np.arange(12), 1))
+        rows = next(batches).rows.tolist()
+        workers = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+        for _ in range(3):
+            for worker in workers:
+                worker.send_signal(signal.SIGINT)
+            rows += next(batches).rows.tolist()
+        rows += [row for batch in batches for row in batch.rows.tolist()]
+        assert rows == list(range(12))
+        assert len(workers) >= 2
+        assert all(worker.is_running() for worker in workers)
+
+
+@pytest.mark.parametrize(("error", "told"), [(ConnectionResetError(), False), (EOFError(), False), (OSError(5), True)])
+def test_only_the_end_of_the_main_process_is_passed_over(
+    error: Exception, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _unless_left(type(error), error, None)
+    assert bool(capsys.readouterr().err) == told
 
 
 def test_a_closed_loader_begins_anew_when_it_is_asked(found: Catalog) -> None:
