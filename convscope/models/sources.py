@@ -42,7 +42,8 @@ def from_zoo(request: Request) -> Found:
     if request.weights not in (TRAINED, RANDOM):
         raise unknown(f"weights of {what}", request.weights, [RANDOM])
     if request.trained and entry.pretrained is None:
-        raise ModelError(f"{what} comes without trained weights: {without_them(what)}")
+        train = f"train it, convscope train PHOTOS --model {what}"
+        raise ModelError(f"{what} comes without trained weights: {train}; {without_them(what)}")
     framing = Framing(canvas_of(entry.size), None, entry.interpolation)
     if entry.crop is not None:
         framing = replace(framing, short=math.floor(min(canvas_of(entry.size)) / entry.crop))
@@ -224,7 +225,7 @@ def from_run(request: Request) -> Found:
         raise UsageError(f"run:{request.name} has its options in config.yaml: give it no {', '.join(request.options)}")
     folder = Path(request.name).expanduser()
     if not folder.is_dir():
-        raise UsageError(f"run:{folder}: no such folder")
+        raise UsageError(f"run:{folder}: no such folder; convscope train PHOTOS makes runs, runs/last is the last")
     return read_run(folder, request.size)
 
 

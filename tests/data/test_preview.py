@@ -69,6 +69,16 @@ def test_every_class_is_shown(found: Catalog) -> None:
     assert {name.split("/")[0] for name in shown} == {"few", "many"}
 
 
+def test_classes_are_shown_alike_in_whatever_order_their_photos_come(tmp_path: Path) -> None:
+    folder(tmp_path, {f"{i}.jpg": encoded(piece(i)) for i in range(12)})
+    (tmp_path / "list.txt").write_text("".join(f"{i}.jpg {'ab'[i % 2]}\n" for i in range(12)))
+    found = catalog(tmp_path / "list.txt")
+    sheet = preview(found, augmentation("flip"))
+    sheet = sheet.crop((0, 0, SIDE + 100, sheet.height))
+    shown = [row for row in range(12) if placed(sheet, canvas(found, row, "none", 0))]
+    assert np.bincount(found.labels[shown]).tolist() == [3, 3]
+
+
 def test_the_same_seed_gives_the_same_sheet(found: Catalog) -> None:
     sheets = [np.asarray(preview(found, augmentation("strong"), photos=1, seed=seed)) for seed in (1, 1, 2)]
     assert np.array_equal(sheets[0], sheets[1])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from convscope.data.cache import cache_folder, key_of, replacing
 from convscope.data.names import Names
@@ -246,7 +247,18 @@ def test_a_user_without_a_home_can_still_say_where_the_cache_is(monkeypatch: pyt
 
 
 def test_any_change_of_a_part_is_another_key() -> None:
-    parts = [("a", "b"), ("ab",), ("a", "b", ""), ("b", "a"), (b"a", b"b"), ("a", 1), ("a", "1"), ("a", 1.0), ()]
+    parts = [
+        ("a", "b"),
+        ("ab",),
+        ("a", "b", ""),
+        ("b", "a"),
+        (b"a", b"b"),
+        (b"ab",),
+        ("a", 1),
+        ("a", "1"),
+        ("a", 1.0),
+        (),
+    ]
     keys = [key_of(*some) for some in parts]
     assert len(set(keys)) == len(keys)
     assert key_of("a", "b") == keys[0]
@@ -255,12 +267,17 @@ def test_any_change_of_a_part_is_another_key() -> None:
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     place = tmp_path / "new folder" / ("n" * 60 + ".json")
-    for text in ("one", "two"):
+    with replacing(place) as draft:
+        draft.write_text("one")
+    with place.open() as reader:
         with replacing(place) as draft:
-            draft.write_text(text)
-        assert place.read_text() == text
+            draft.write_text("two")
+        assert reader.read() == "one"  # who reads it goes on with what he began with
     (tmp_path / "usual").write_text("x")
-    assert place.stat().st_mode == (tmp_path / "usual").stat().st_mode
+    with replacing(tmp_path / "tensors") as draft:  # safetensors makes files for their owner alone
+        save_file({"a": np.zeros(2)}, draft)
+    for path in (place, tmp_path / "tensors"):
+        assert path.stat().st_mode == (tmp_path / "usual").stat().st_mode
 
     def stops() -> None:
         with replacing(place) as draft:
