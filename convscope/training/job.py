@@ -147,6 +147,7 @@ def _resumed(config: Config, path: Path) -> _Job:
     model.size, model.mean, model.std = settings.framing.size, settings.mean, settings.std
     begun = begin(_untrained(model), found.classes, config.training.seed)
     begun.classifier.framing = settings.framing
+    begun.classifier.network.load_state_dict(checkpoint.network)  # now: features of what is frozen depend on it
     chosen = {name for group in checkpoint.state["optimizer"]["groups"] for name in group}
     names = {name for name, _ in begun.classifier.network.named_parameters()}
     kind = "new" if chosen == names else "head"

@@ -127,6 +127,27 @@ def test_asked_to_end_it_writes_a_checkpoint_and_says_so(place: Path, whole: Pat
     same(place / name, whole)
 
 
+def test_fine_tuning_keeps_its_groups(place: Path, whole: Path) -> None:
+    """A part of another run's network learns, at rates of its own; killed, it goes on with the same groups."""
+    tuned = ("--from", "whole", "--unfreeze", "6,9", "--rate", "6=0.0001", "--optimizer", "adamw")
+
+    def tune(*args: str, kill: int = 0) -> int:
+        line = [sys.executable, "driver.py", "train", "digits", "--epochs", "2", "--batch-size", "64", *args]
+        settings = {"EVERY": "0", "EPOCH": "0", "KILL_AT": str(kill), "WITH": "SIGKILL", "OMP_NUM_THREADS": "1"}
+        return subprocess.run(line, cwd=place, env={**os.environ, **settings}, capture_output=True).returncode
+
+    assert tune(*tuned, "--out", "tuned") == 0
+    assert tune(*tuned, "--out", "tuned-killed", kill=13) == -signal.SIGKILL
+    assert tune("--resume", "tuned-killed") == 0
+    same(place / "tuned-killed", place / "tuned")
+    groups = json.loads((place / "tuned-killed/checkpoints/last/state.json").read_text())["optimizer"]["groups"]
+    assert sorted(name for group in groups for name in group) == ["6.bias", "6.weight", "9.bias", "9.weight"]
+    assert len(groups) == 4  # two rates, with weight decay and without
+    before, after = (load_file(place / run / "model.safetensors") for run in ("whole", "tuned"))
+    moved = {name for name, value in before.items() if not bool((value == after[name]).all())}
+    assert moved == {"6.bias", "6.weight", "9.bias", "9.weight"}  # BatchNorm's statistics stayed
+
+
 def test_a_finished_run_has_nothing_left_to_do(place: Path, whole: Path) -> None:
     before = (whole / "metrics.jsonl").read_bytes(), (whole / "model.safetensors").stat().st_mtime_ns
     done = command(place, "--out", "whole", "--resume", "auto", kill=1)

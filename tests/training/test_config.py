@@ -1,0 +1,160 @@
+"""Settings: from files and keywords, checked, resolved, compared with those of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import convscope as cs
+from convscope.errors import UsageError
+from convscope.training.api import sections
+from convscope.training.config import Config, read_config, resolve_config
+from convscope.training.resume import differences, which
+
+NET = """
+from torch import nn
+def Net(num_classes=10):
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, num_classes))
+"""
+
+
+def test_the_command_line_goes_before_the_file() -> None:
+    held = {"training": {"epochs": 7, "lr": 0.1}, "data": {"source": "a"}}
+    made = resolve_config(held, {"training": {"epochs": 9, "lr": None}, "data": {"source": "b"}})
+    assert (made.training.epochs, made.training.lr, made.data.source) == (9, 0.1, "b")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"training": {"epochs": 0}}, "training.epochs: input should be greater than or equal to 1, got 0"),
+        ({"training": {"optimizer": "adam"}}, "training.optimizer: "),
+        ({"training": {"momentun": 0.9}}, "unknown setting of training 'momentun'; nearest: momentum"),
+        ({"training": {"lr": float("nan")}}, "training.lr"),
+        ({"training": {"augment": "wild"}}, "wild"),
+        ({"data": {"split": "70/15/15", "subset": "9/9/9"}}, "split and subset both say"),
+        ({"model": {"size": "big"}}, "model.size"),
+    ],
+)
+def test_what_is_wrong_is_one_line(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve_config(settings, {})
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("training: [1, 2]", "training is a section"),
+        ("- a\n- b", "expected sections"),
+        ("trainig:\n  lr: 1", "unknown section 'trainig'; nearest: training"),
+        ("training: {lr: 1", "not YAML"),
+        ("", None),
+    ],
+)
+def test_files(tmp_path: Path, text: str, says: str | None) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    if says is None:
+        assert resolve_config(read_config(file), {}) == Config()
+        return
+    with pytest.raises(UsageError, match=says):
+        read_config(file)
+
+
+def test_keywords_find_their_sections() -> None:
+    assert sections(
+        {"model": "x:y", "lr": 0.1, "split": "80/20", "evolve": 5, "evolve_units": ["a:1"], "clip": None}
+    ) == {
+        "model": {"spec": "x:y"},
+        "training": {"lr": 0.1},
+        "data": {"split": "80/20"},
+        "evolution": {"at": 5, "units": ["a:1"]},
+    }
+    with pytest.raises(UsageError, match="unknown setting 'learning_rat'"):
+        sections({"learning_rat": 1})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("config")
+    (folder / "net.py").write_text(NET)
+    torch.manual_seed(4)
+    before = torch.get_rng_state()
+    done = cs.train(
+        "digits", model=f"{folder}/net.py:Net", size=8, epochs=1, augment="shift=.1", out=folder / "run", batch_size=256
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert done.folder == folder / "run"
+    return done.folder
+
+
+def test_a_run_says_everything_it_was_made_with(run: Path) -> None:
+    held = yaml.safe_load((run / "config.yaml").read_text())
+    assert held["training"]["lr"] == 1e-3
+    assert held["training"]["unfreeze"] == ["*"]
+    assert held["training"]["schedule"] == "cosine"
+    assert held["model"]["options"] == {"num_classes": 10}
+    for name in (
+        "metrics.jsonl",
+        "split.csv",
+        "quarantine.csv",
+        "environment.json",
+        "README.md",
+        "curves.svg",
+        "curves.png",
+    ):
+        assert (run / name).stat().st_size > 0
+    assert {place.name for place in (run / "checkpoints").iterdir()} == {"best", "last"}
+    net = cs.load(f"run:{run}")
+    assert net.classes is not None
+    assert net.classes.names == tuple("0123456789")
+
+
+def test_its_config_makes_the_same_run_again(run: Path, tmp_path: Path) -> None:
+    again = cs.train(config=run / "config.yaml", out=tmp_path / "again")
+    assert (again.folder / "metrics.jsonl").read_text() == (run / "metrics.jsonl").read_text()
+    assert (again.folder / "split.csv").read_text() == (run / "split.csv").read_text()
+
+
+def test_what_differs_from_a_run_is_named(run: Path) -> None:
+    given = sections({"lr": 0.5, "batch_size": 256, "augment": "shift=.10", "size": 8, "epochs": 4})
+    assert differences(run, given) == ["training.lr is 0.001 there and 0.5 here"]
+
+
+def test_auto_takes_up_what_is_not_done(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert which("auto", None, {}) is None
+    assert which("auto", tmp_path / "new", {}) is None
+    assert which("auto", run, {}) == run.resolve()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "last").symlink_to(run)
+    assert which("auto", None, {}) is None  # it is finished
+    with pytest.raises(UsageError, match="not a run folder"):
+        which("nowhere", None, {})
+
+
+def test_photos_that_changed_are_refused_by_name(tmp_path: Path) -> None:
+    from skimage import data
+
+    (tmp_path / "net.py").write_text(NET.replace("Conv2d(1", "Conv2d(3"))
+    from PIL import Image
+
+    for name in ("cat", "cup"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(5):
+            photo = data.chelsea() if name == "cat" else data.coffee()
+            Image.fromarray(photo[i * 20 : i * 20 + 64, :64]).save(tmp_path / "photos" / name / f"{i}.png")
+    settings = {"model": f"{tmp_path}/net.py:Net", "size": 8, "workers": 0, "batch_size": 4}
+    cs.train(tmp_path / "photos", out=tmp_path / "run", epochs=1, **settings)
+    (tmp_path / "photos/cat/0.png").rename(tmp_path / "photos/cat/new.png")
+    with pytest.raises(UsageError, match=r"1 are gone, such as cat/0.png; 1 are new, such as cat/new.png"):
+        cs.train(tmp_path / "photos", resume=tmp_path / "run", epochs=2)
+    (tmp_path / "photos/cat/new.png").rename(tmp_path / "photos/cat/0.png")
+    done = cs.train(tmp_path / "photos", resume=tmp_path / "run", epochs=2)
+    assert len(done.rows) == 2
