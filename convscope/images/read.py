@@ -85,13 +85,12 @@ def look_at(content: bytes, name: str) -> Look:
     """Decode a photo's file to its last pixel and say what it is like. ImageError where it cannot be read."""
     label = printable(name)
     image = _open(io.BytesIO(content), label)
-    mode = image.mode
+    mode, transparent = image.mode, image.has_transparency_data
+    whole = _finish(image, (255, 255, 255), label)  # before EXIF: asked for it, a PNG loads itself, and fails unheard
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
     except Exception:  # as below
         orientation = 1
-    transparent = image.has_transparency_data
-    whole = _finish(image, (255, 255, 255), label)
     deep = mode.startswith("I") or mode == "F"
     grey = deep or mode in ("1", "L", "LA", "La")
     return Look(whole.height, whole.width, orientation in range(2, 9), transparent, grey, deep)

@@ -71,7 +71,7 @@ def conclude(
         **{name: metrics.as_dict() for name, metrics in measured.items()},
         "layers": [vars(layer) for layer in layers],
     }
-    folder.write("evaluation.json", json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n")
+    folder.write("evaluation.json", json.dumps(evaluation, indent=1) + "\n")
     parameters = dict(classifier.network.named_parameters())
     learned = sum(parameters[name].numel() for name in chosen)
     total = sum(parameter.numel() for parameter in parameters.values())

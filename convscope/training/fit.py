@@ -125,7 +125,7 @@ def fit(
             if filters and config.max_filter_rms:
                 optim.limit_filters(filters, config.max_filter_rms)
             totals.add(losses.detach(), logits.detach(), labels, counts)
-            done.lost += batch.lost
+            done.lost += [refused for refused in batch.lost if refused not in done.lost]
             done.step += 1
             if device.type == "cpu" or done.step % LOOK_EVERY == 0:
                 _guard(totals, done, optimizer)
@@ -260,10 +260,12 @@ def _guard(totals: Totals, done: Progress, optimizer: torch.optim.Optimizer) -> 
 
 def _row(done: Progress, totals: Sequence[float], rate: float, val: tuple[float, float] | None) -> dict[str, Any]:
     loss, right, count = totals
+    if not count:
+        raise ConvscopeError("none of the training photos can be read any more: are they still where they were?")
     return {
         "epoch": done.epoch + 1,
-        "train_loss": loss / max(count, 1),
-        "train_accuracy": right / max(count, 1),
+        "train_loss": loss / count,
+        "train_accuracy": right / count,
         "val_loss": val[0] if val else None,
         "val_accuracy": val[1] if val else None,
         "lr": rate,

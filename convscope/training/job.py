@@ -259,8 +259,8 @@ def _concluded(job: _Job, task: Task, done: Progress, accelerator: Accelerator, 
         return Trained(job.folder.path, done, rows_done, measured.get(measured_on), measured_on, leads=False)
     layers = _layers(job)
     notes = said(layers)
-    if done.lost:
-        lost = list(dict.fromkeys(done.lost))
+    lost = list(dict.fromkeys(done.lost))
+    if lost:
         job.folder.write_refused([*job.catalog.refused, *lost])
         notes.append(f"{len(lost)} photos could not be read any more while training, such as {lost[0].name}")
     for note in notes:
@@ -273,7 +273,7 @@ def _concluded(job: _Job, task: Task, done: Progress, accelerator: Accelerator, 
         chosen=job.chosen,
         kind=job.kind,
         photos=counts(job.catalog, job.assigned),
-        refused=[*job.catalog.refused, *done.lost],
+        refused=[*job.catalog.refused, *lost],
         done=done,
         rows=rows_done,
         measured=measured,

@@ -58,15 +58,19 @@ def read_catalog(data: Data) -> Catalog:
 
 def divide(found: Catalog, data: Data, seed: int) -> Assignment:
     """Which photos train, validate and test, and what a person should know of it."""
+    if not len(found):
+        reason = f", such as {found.refused[0].name}: {found.refused[0].reason}" if found.refused else ""
+        raise UsageError(f"{found.source}: none of its {len(found.refused)} photos can be used{reason}")
     if not (found.labels >= 0).any():
         what = "lie in no class folder" if found.kind == "folder" else "have no labels"
         raise UsageError(
             f"{found.source}: its {len(found)} photos {what}, so there is nothing to learn; put the photos of each "
             "class into a folder of its own"
         )
-    if len(found.classes) < 2:
+    present = [name for name, count in zip(found.classes, found.counts(), strict=True) if count]
+    if len(present) < 2:
         raise UsageError(
-            f"{found.source}: all photos are of one class, {found.classes[0]!r}; a classifier needs two or more"
+            f"{found.source}: all photos that can be used are of one class, {present[0]!r}; a classifier needs two"
         )
     return split(
         found.labels,

@@ -129,7 +129,7 @@ def test_asked_to_end_it_writes_a_checkpoint_and_says_so(place: Path, whole: Pat
 
 def test_fine_tuning_keeps_its_groups(place: Path, whole: Path) -> None:
     """A part of another run's network learns, at rates of its own; killed, it goes on with the same groups."""
-    tuned = ("--from", "whole", "--unfreeze", "6,9", "--rate", "6=0.0001", "--optimizer", "adamw")
+    tuned = ("--from", "whole", "--unfreeze", "6,9", "--rate", "6=0.001", "--optimizer", "adamw")
 
     def tune(*args: str, kill: int = 0) -> int:
         line = [sys.executable, "driver.py", "train", "digits", "--epochs", "2", "--batch-size", "64", *args]
