@@ -48,8 +48,9 @@ def train(
         given.setdefault("data", {})["source"] = str(source)
     held = dict(config) if isinstance(config, Mapping) else read_config(config) if config is not None else None
     place = Path(out) if out is not None else None
-    going = which(str(resume), place, given) if resume is not None else None
-    made: Config = continued(going, given) if going is not None else resolve_config(held, given)
+    wanted = {name: {**(held or {}).get(name, {}), **given.get(name, {})} for name in Config.model_fields}
+    going = which(str(resume), place, wanted) if resume is not None else None
+    made: Config = continued(going, wanted) if going is not None else resolve_config(wanted, {})
     if not made.data.source:
         raise UsageError("no photos are named: give a folder with a folder for each class")
     machine = Machine(

@@ -29,12 +29,13 @@ from convscope.training.health import LayerHealth, health, said
 from convscope.training.metrics import Metrics, measure
 from convscope.training.parallel import accelerated, from_first
 from convscope.training.prepare import Machine, begin, counts, divide, read_catalog, resolved, rows_of, sources
+from convscope.training.resume import update_config
 from convscope.training.start import Start
 
 LOOKED_AT = 64  # photos on which dead layers are looked for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trained:
     """What a run came to. ``metrics``: of the test photos, or of the validation photos where there are none."""
 
@@ -46,6 +47,11 @@ class Trained:
     remarks: list[str] = field(default_factory=list)
     layers: list[LayerHealth] = field(default_factory=list)
     leads: bool = True  # of several processes one speaks
+
+    def __repr__(self) -> str:
+        found = self.metrics
+        of = "" if found is None else f", accuracy {found.accuracy:.1%} on {found.count:,} {self.measured} photos"
+        return f"<run {self.folder}: {len(self.rows)} epochs{of}>"
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def run(
     machine, told = machine or Machine(), told or Told()
     device = machine.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.random.fork_rng(), _reproducible(device), accelerated(device, config.training.precision) as accelerator:
-        job = _resumed(config, resume) if resume is not None else _new(config, out, accelerator)
+        job = _resumed(config, resume, accelerator) if resume is not None else _new(config, out, accelerator)
         return _carry_out(job, accelerator, machine, told)
 
 
@@ -135,12 +141,13 @@ def _write_start(folder: RunFolder, config: Config, found: Catalog, divided: Ass
         raise
 
 
-def _resumed(config: Config, path: Path) -> _Job:
+def _resumed(config: Config, path: Path, accelerator: Accelerator) -> _Job:
     folder = RunFolder(path)
     checkpoint = folder.load(LAST)
     if checkpoint is None:
         raise UsageError(f"{path} has no checkpoint to go on from: start anew with another --out")
-    found = read_catalog(config.data)
+    with accelerator.main_process_first():
+        found = read_catalog(config.data)
     settings = read_settings(path)
     assigned = _same_photos(path, found, settings.classes.names)
     model = config.model.model_copy(update={"spec": settings.spec, "options": settings.options, "weights": None})
@@ -149,6 +156,8 @@ def _resumed(config: Config, path: Path) -> _Job:
     begun.classifier.framing = settings.framing
     begun.classifier.network.load_state_dict(checkpoint.network)  # now: features of what is frozen depend on it
     chosen = {name for group in checkpoint.state["optimizer"]["groups"] for name in group}
+    if accelerator.is_main_process:  # it may have been asked for more epochs, and be killed again
+        update_config(folder, config)
     names = {name for name, _ in begun.classifier.network.named_parameters()}
     kind = "new" if chosen == names else "head"
     return _Job(config, found, assigned, begun, chosen, kind, folder, [], checkpoint)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from convscope.errors import UsageError
 from convscope.models.run import CONFIG
 from convscope.training.config import Config, read_config, resolve_config
@@ -56,6 +58,17 @@ def continued(path: Path, given: Mapping[str, Mapping[str, Any]]) -> Config:
         )
     more = {name: given.get(section, {}).get(name) for section, name in MORE}
     return resolve_config(_settings(path), {"training": more})
+
+
+def update_config(folder: RunFolder, config: Config) -> None:
+    """Let a run's config.yaml say what it goes on with."""
+    text = (folder.path / CONFIG).read_text(encoding="utf-8")
+    held = yaml.safe_load(text)
+    for section, name in MORE:
+        held[section][name] = getattr(getattr(config, section), name)
+    changed = yaml.safe_dump(held, sort_keys=False, allow_unicode=True)
+    if changed != text:
+        folder.write(CONFIG, changed)
 
 
 def _settings(path: Path) -> dict[str, Any]:

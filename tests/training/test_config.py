@@ -158,3 +158,15 @@ def test_photos_that_changed_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "photos/cat/new.png").rename(tmp_path / "photos/cat/0.png")
     done = cs.train(tmp_path / "photos", resume=tmp_path / "run", epochs=2)
     assert len(done.rows) == 2
+
+
+def test_tensorboard_is_told_what_the_metrics_say(run: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    done = cs.train(config=run / "config.yaml", out=tmp_path / "logged", tensorboard=True, epochs=2)
+    events = EventAccumulator(str(done.folder / "tensorboard"))
+    events.Reload()
+    for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
+        told = [(event.step, event.value) for event in events.Scalars(name)]
+        assert told == [(row["epoch"], pytest.approx(row[name], rel=1e-5)) for row in done.rows]
+    assert repr(done).startswith(f"<run {done.folder}: 2 epochs, accuracy")

@@ -94,9 +94,7 @@ def tensors_equal(a: Path, b: Path) -> bool:
 
 
 # 20 steps an epoch: the first step, within an epoch, an epoch's first and last, and where no checkpoint is recent.
-@pytest.mark.parametrize(
-    ("kill", "every", "epoch"), [(1, 0, 0), (7, 0, 0), (21, 0, 0), (40, 0, 0), (33, 1e9, 0), (50, 1e9, 1e9)]
-)
+@pytest.mark.parametrize(("kill", "every", "epoch"), [(1, 0, 0), (21, 0, 0), (33, 1e9, 0), (50, 1e9, 1e9)])
 def test_killed_at_a_step_it_goes_on_to_the_same_weights(
     place: Path, whole: Path, kill: int, every: float, epoch: float
 ) -> None:
@@ -109,7 +107,7 @@ def test_killed_at_a_step_it_goes_on_to_the_same_weights(
 
 
 def test_killed_again_and_again(place: Path, whole: Path) -> None:
-    for kill in (5, 9, 14, 3, 1):
+    for kill in (9, 14, 3):
         assert command(place, "--out", "often", "--resume", "auto", kill=kill).returncode == -signal.SIGKILL
     assert command(place, "--out", "often", "--resume", "auto").returncode == 0
     same(place / "often", whole)
@@ -163,6 +161,13 @@ def test_more_epochs_go_on_from_the_last(place: Path) -> None:
     rows = (place / "more/metrics.jsonl").read_text()
     assert rows.startswith(first)
     assert len(rows.splitlines()) == 5
+    assert (
+        command(place, "--resume", "more", "--schedule", "constant", "--epochs", "8", kill=5).returncode
+        == -signal.SIGKILL
+    )
+    line = [sys.executable, "-m", "convscope", "train", "--resume", "more"]  # it knows that it was to be eight
+    assert subprocess.run(line, cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0
+    assert len((place / "more/metrics.jsonl").read_text().splitlines()) == 8
 
 
 def test_other_settings_are_refused(place: Path, whole: Path) -> None:
