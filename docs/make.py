@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
 from inspect import cleandoc
 from pathlib import Path
 
@@ -26,10 +27,28 @@ def main() -> None:
     net = cs.load("convscope:efficientnet_lite0")
     photos = [Path(skimage.__file__).parent / "data" / name for name in ("chelsea.png", "coffee.png")]
     hero(net, photos)
+    evolution()
     sections = [section(name, method, net, photos) for name, method in METHODS.items()]
     text = "\n\n".join([HEADER.strip(), *sections]) + "\n"
     (DOCS / "methods.md").write_text(text, encoding="utf-8")
     print(f"wrote {DOCS / 'methods.md'} and {len(list(PICTURES.iterdir()))} pictures")
+
+
+def evolution() -> None:
+    """Units of a small VGG16 while they learn from crops of real photos."""
+    sys.path.insert(0, str(DOCS.parent / "recipes"))
+    from small import crops
+
+    with tempfile.TemporaryDirectory() as place:
+        crops(Path(place, "photos"))
+        steps = {"evolve": [10, 40, 120], "evolve_units": [f"features.{layer}:0-5" for layer in (5, 12, 22, 32, 42)]}
+        model = {"model": "convscope:vgg16_gap", "options": {"batch_norm": True}, "size": 64}
+        learning = {"optimizer": "sgd", "lr": 0.01, "epochs": 12, "batch_size": 8, "schedule": "constant"}
+        run = cs.train(Path(place, "photos"), out=Path(place, "run"), **model, **learning, **steps)
+        sheet = Image.open(run.folder / "evolution" / "evolution.png")
+        sheet = sheet.crop((0, 0, sheet.width, sheet.height // 2))
+        sheet = sheet.resize((WIDTH, round(sheet.height * WIDTH / sheet.width)), Image.Resampling.LANCZOS)
+        sheet.save(PICTURES / "evolution.webp", quality=82, method=6)
 
 
 HEADER = """
