@@ -22,7 +22,7 @@ from convscope.training import optim
 from convscope.training.config import Training
 from convscope.training.folder import BEST, LAST, Checkpoint, RunFolder, tensors
 from convscope.training.freeze import freeze_others, set_modes
-from convscope.training.parallel import all_sum, any_of, gathered, on_first, share
+from convscope.training.parallel import all_sum, gathered, most, on_first, share
 from convscope.training.totals import Totals
 
 SAVE_EVERY = 60.0  # seconds between checkpoints within an epoch: what a kill can cost
@@ -130,14 +130,15 @@ def fit(
             if device.type == "cpu" or done.step % LOOK_EVERY == 0:
                 _guard(totals, done, optimizer)
             task.after_step(done.epoch * len(batches) + done.step, batch.images)
-            stop = any_of(cancelled(), accelerator)
-            if stop or time.monotonic() - saver.when > SAVE_EVERY:
+            # Agreed on by all processes, whose clocks and signals differ: 1 to save, 2 to stop as well.
+            wish = most(2 if cancelled() else int(time.monotonic() - saver.when > SAVE_EVERY), accelerator)
+            if wish:
                 _guard(totals, done, optimizer)
                 done.totals = on_first(totals.tolist(), accelerator)
                 totals = Totals(done.totals, device)
                 saver.save(spent=time.monotonic() - start)
                 start = time.monotonic()
-                if stop:
+                if wish == 2:
                     raise Cancelled("training was interrupted")
         done.totals = totals.tolist()
         _guard(totals, done, optimizer)
@@ -149,7 +150,7 @@ def fit(
         task.after_epoch(done.epoch)
         saver.epoch(row)
         told(row, done)
-        if any_of(cancelled(), accelerator) and not done.finished:
+        if most(int(cancelled()), accelerator) and not done.finished:
             saver.save()
             raise Cancelled("training was interrupted")
     saver.finish()
@@ -330,7 +331,7 @@ class Saver:
             self.run.append(row)
             if self.done.best["epoch"] == self.done.epoch:
                 self.best = self._now()
-        if any_of(self.done.finished or time.monotonic() - self.when > SAVE_EPOCH, self.accelerator):
+        if most(int(self.done.finished or time.monotonic() - self.when > SAVE_EPOCH), self.accelerator):
             self.save()
 
     def finish(self) -> None:

@@ -60,13 +60,13 @@ def share(rows: np.ndarray, accelerator: Accelerator) -> np.ndarray:
     return rows[accelerator.process_index :: accelerator.num_processes]
 
 
-def any_of(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether it is so in any of the processes."""
+def most(value: int, accelerator: Accelerator) -> int:
+    """The largest of what the processes have."""
     if accelerator.num_processes == 1:
-        return flag
-    found = torch.tensor([int(flag)], device=accelerator.device)
+        return value
+    found = torch.tensor([value], device=accelerator.device)
     dist.all_reduce(found, dist.ReduceOp.MAX)
-    return bool(found.item())
+    return int(found.item())
 
 
 def all_sum(values: Sequence[float], accelerator: Accelerator) -> list[float]:
