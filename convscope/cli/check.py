@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convscope.data.findings import Finding
 
 EXAMPLES = 3
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def check(
@@ -48,6 +49,10 @@ def check(
         raise UsageError("--crop-faces makes a copy: say where, --out DIR")
     if crop_faces and preview_augment is not None:
         raise UsageError("--crop-faces and --preview-augment both write to --out: ask for one at a time")
+    if out is not None and not crop_faces and preview_augment is None:
+        raise UsageError("--out says where the preview or the faces go: ask for one, --preview-augment or --crop-faces")
+    if out is not None and preview_augment is not None and out.suffix.lower() not in PICTURES and not out.is_dir():
+        raise UsageError(f"{out}: save as a picture, such as {out}.png")
     from convscope.data.augment import augmentation
     from convscope.data.catalog import catalog_of
     from convscope.data.findings import findings
@@ -90,16 +95,20 @@ def _tell(found: Catalog, problems: list[Finding]) -> None:
 
     columns = by_split(found)
     rows = [(printable(name), *(f"{n[i]:,}" for n in columns.values())) for i, name in enumerate(found.classes)]
-    table(("class", *columns), rows, right=tuple(columns))
-    say()
+    if rows:
+        table(("class", *columns), rows, right=tuple(columns))
+        say()
     unlabelled = int((found.labels < 0).sum())
     more = f", {unlabelled:,} without a class" if unlabelled else ""
     classes = f"{len(found.classes):,} class{'es' * (len(found.classes) != 1)}"
     say(f"{counted(len(found), 'photo')} in {classes}{more}; {sizes(found)}")
     for remark in found.remarks:
         say(remark)
-    if not problems:
+    if len(found) and not found.classes:
+        say("they are of no class: predict takes them; train needs a folder for each class, or labels")
+    elif not problems:
         say("nothing to mend")
+    if not problems:
         return
     say()
     say("what was found:")

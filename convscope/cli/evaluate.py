@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,7 +35,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="DIR", help="Also write evaluation.json, the confusion and the photos of largest loss."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(metavar="N", help="Processes that read photos.")] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", min=0, help="Processes that read photos.")] = None,
     background: Background = "white",
     json: Json = False,
 ) -> None:
@@ -42,6 +43,7 @@ def evaluate(
 
     Photos' classes are matched to the model's by name. MODEL may be a run's folder.
     """
+    from convscope.cli.files import staged
     from convscope.data.catalog import catalog
     from convscope.models.registry import parse
     from convscope.progress import ConsoleProgress, reporting
@@ -51,20 +53,24 @@ def evaluate(
     prefix, name, _ = parse(chosen.model)
     run = Path(name) if prefix == "run" else None
     scope = chosen.open(background=background)
-    with reporting(ConsoleProgress()):
+    with ExitStack() as stack:
+        draft = stack.enter_context(staged(out)) if out is not None else None
+        stack.enter_context(reporting(ConsoleProgress()))
         rows = None
         if photos is None:
             found, rows, which = _own(run, own_split)
             note(f"the run's own {which} photos")
         else:
             found = catalog(photos, data.options())
-            if run is not None and (run / "split.csv").exists() and (seen := trained_on(run, found)):
-                note(f"{seen:,} of these photos trained the model: its figures on them say little")
         result = evaluated(scope.classifier, found, rows, ten_crop=ten_crop, background=background, workers=workers)
+        if draft is not None and result.leads:
+            _write(result, found, draft, out)
     if not result.leads:
         return
     for remark in result.remarks:
         note(remark)
+    if run is not None and rows is None and (seen := trained_on(run, found)):
+        note(f"{seen:,} of these photos trained the model: its figures on them say little")
     if result.refused:
         first = result.refused[0]
         note(f"{len(result.refused):,} photos are left out, such as {first.name} ({first.reason})")
@@ -73,7 +79,6 @@ def evaluate(
     else:
         _tell(result)
     if out is not None:
-        _write(result, found, out)
         note(f"{out}: evaluation.json, confusion.png, largest-losses.png")
 
 
@@ -121,20 +126,18 @@ def _verdict(true: str, predicted: str) -> str:
     return f"{true}, rightly," if true == predicted else f"{true}, taken for {predicted},"
 
 
-def _write(result: Evaluation, found: Catalog, out: Path) -> None:
-    from convscope.cli.files import staged
+def _write(result: Evaluation, found: Catalog, draft: Path, out: Path | None) -> None:
     from convscope.images.sheet import contact_sheet
     from convscope.training import charts
 
     metrics = result.metrics
-    with staged(out) as draft:
-        (draft / "evaluation.json").write_text(as_json(metrics.as_dict()) + "\n", encoding="utf-8")
-        names = [one.name for one in metrics.per_class]
-        charts.confusion(metrics.confusion, names, draft, out.resolve().name)
-        place = {name: i for i, name in enumerate(found.store.names)}
-        worst = [one for one in metrics.top_losses if one.name in place][:WORST]
-        if worst:
-            tiles = [found.store.photo(place[one.name]) for one in worst]
-            labels = [f"{one.name}: {_verdict(one.true, one.predicted)} {one.probability:.2f}" for one in worst]
-            sheet = contact_sheet(tiles, labels, columns=6, tile=224, title="the largest losses")
-            sheet.save(draft / "largest-losses.png")
+    (draft / "evaluation.json").write_text(as_json(metrics.as_dict()) + "\n", encoding="utf-8")
+    names = [one.name for one in metrics.per_class]
+    charts.confusion(metrics.confusion, names, draft, (out or draft).resolve().name)
+    place = {name: i for i, name in enumerate(found.store.names)}
+    worst = [one for one in metrics.top_losses if one.name in place][:WORST]
+    if worst:
+        tiles = [found.store.photo(place[one.name]) for one in worst]
+        labels = [f"{one.name}: {_verdict(one.true, one.predicted)} {one.probability:.2f}" for one in worst]
+        sheet = contact_sheet(tiles, labels, columns=6, tile=224, title="the largest losses")
+        sheet.save(draft / "largest-losses.png")

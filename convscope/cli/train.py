@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,8 @@ SOURCE = (
 )
 
 
-def option(panel: str, metavar: str | None, help: str, *names: str) -> Any:
-    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, show_default=False)
+def option(panel: str, metavar: str | None, help: str, *names: str, min: float | None = None) -> Any:
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, show_default=False, min=min)
 
 
 def flag(panel: str, help: str, *names: str) -> Any:
@@ -103,6 +104,8 @@ class Start:
     def settings(self) -> dict[str, Any]:
         if self.from_ is not None and self.model is not None:
             raise UsageError("--from names a run whose network goes on, --model another network: give one of them")
+        if self.from_ is not None and self.weights is not None:
+            raise UsageError("--from begins with a run's weights, --weights with others: give one of them")
         options = dict(assignment("--option", text) for text in self.options or ())
         if self.batch_norm:
             options["batch_norm"] = True
@@ -187,7 +190,9 @@ class Watching:
 
     def settings(self) -> dict[str, Any]:
         if self.evolve is None:
-            return {"evolve_units": self.evolve_units.split() if self.evolve_units else None}
+            if self.evolve_units is not None:
+                raise UsageError("--evolve-units are the units of --evolve: say when, such as --evolve 100")
+            return {}
         parts = listed(self.evolve)
         epochs = all(part.startswith("e") for part in parts)
         try:
@@ -216,9 +221,9 @@ class Carrying:
     resume: Annotated[
         str | None, option(RUN, "RUN|auto", "Go on with an interrupted run; auto begins one if there is none.")
     ] = None
-    workers: Annotated[int | None, option(RUN, "N", "Processes that read photos; by default one a core.")] = None
+    workers: Annotated[int | None, option(RUN, "N", "Processes that read photos; by default one a core.", min=0)] = None
     no_cache: Annotated[bool, flag(RUN, "Run a frozen base in every epoch instead of once.", "--no-cache")] = False
-    cache_limit: Annotated[float | None, option(RUN, "GIB", "Most features of a base to keep; default 4.")] = None
+    cache_limit: Annotated[float | None, option(RUN, "GIB", "Most features to keep; default 4.", min=0)] = None
     tensorboard: Annotated[bool, flag(RUN, "Also write TensorBoard's files.", "--tensorboard")] = False
 
 
@@ -289,7 +294,7 @@ def _teller(json: bool) -> Told:
         last[0] = time.monotonic()
         cells = [f"{row['epoch']}/{config.training.epochs}".rjust(9), f"{row['train_loss']:10.4f}"]
         cells += [_share(row["train_accuracy"])]
-        cells += ["" if row["val_loss"] is None else f"{row['val_loss']:8.4f}", _share(row["val_accuracy"])]
+        cells += [" " * 8 if row["val_loss"] is None else f"{row['val_loss']:8.4f}", _share(row["val_accuracy"])]
         best = "  best" if done.best.get("epoch") == row["epoch"] else ""
         say("  ".join([*cells, f"{row['lr']:8.2g}"]) + best)
 
@@ -297,13 +302,14 @@ def _teller(json: bool) -> Told:
 
 
 def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:8.1%}"
+    return " " * 8 if value is None else f"{value:8.1%}"
 
 
 def _about(found: Trained) -> dict[str, Any]:
     metrics = found.metrics.as_dict() if found.metrics is not None else None
     if metrics is not None:
-        metrics.pop("confusion", None)
+        for name in ("confusion", "top_losses"):  # evaluation.json has them
+            metrics.pop(name, None)
     return {
         "run": str(found.folder),
         "epochs": len(found.rows),
@@ -316,13 +322,17 @@ def _about(found: Trained) -> dict[str, Any]:
 
 def _conclude(found: Trained) -> None:
     say()
+    pictures = "curves.png, README.md"
     if found.metrics is not None:
         low, high = found.metrics.accuracy_interval.low, found.metrics.accuracy_interval.high
-        of = {"test": "test photos, which had no part in training", "val": "validation photos, which chose the epoch"}
-        say(
-            f"accuracy {found.metrics.accuracy:.1%} ({low:.1%} to {high:.1%}) on {found.metrics.count:,} "
-            f"{of[found.measured]}"
-        )
-    say(f"{found.folder}: curves.png, confusion.png, README.md; try it:")
-    say(f"  convscope explain run:{found.folder} PHOTO")
+        told = "test photos, which had no part in training"
+        if found.measured == "val":
+            told = "validation photos, which chose the epoch"
+        elif found.seen:
+            told = f"test photos, {found.seen:,} of which an earlier run had learned from"
+        count = f"{found.metrics.count:,}"
+        say(f"accuracy {found.metrics.accuracy:.1%} ({low:.1%} to {high:.1%}) on {count} {told}")
+        pictures = "curves.png, confusion.png, README.md"
+    say(f"{found.folder}: {pictures}; try it:")
+    say(f"  convscope explain {shlex.quote(f'run:{found.folder}')} PHOTO")
     stdout().flush()

@@ -182,6 +182,7 @@ class Loader:
             sampler=self._queue,
             num_workers=workers,
             worker_init_fn=_quietly,
+            generator=torch.Generator(),  # its own: the user's is not drawn from
             collate_fn=_as_it_is,  # type: ignore[arg-type] # without a batch size it is given one item
             pin_memory=pin,
             **options,

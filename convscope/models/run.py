@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from safetensors.torch import save
 from torch import Tensor
@@ -126,8 +127,11 @@ def read_run(folder: Path, size: tuple[int, int] | None = None) -> Found:
     ``size``: another canvas than that of the training, for a network that is built for its canvas.
     """
     run = read_settings(folder)
+    if not (folder / WEIGHTS).exists():
+        raise UsageError(f"{folder} has no weights yet: its training has not come to the end of an epoch")
     prefix, name, _ = parse(run.spec)
-    found = SOURCES[prefix](Request(name, RANDOM, run.options, size or run.framing.size))
+    with torch.random.fork_rng(devices=[]):  # its first weights are random, and let go
+        found = SOURCES[prefix](Request(name, RANDOM, run.options, size or run.framing.size))
     state = read_state(folder / WEIGHTS)
     network = found.network.to(_dtype(state))  # before it is filled: float32 would round what float64 holds
     load_state(network, state, str(folder / WEIGHTS))

@@ -14,7 +14,7 @@ from convscope.training.config import Config, Evolution, read_config, resolve_co
 from convscope.training.features import LARGEST
 from convscope.training.job import Told, Trained, run
 from convscope.training.prepare import Machine
-from convscope.training.resume import continued, which
+from convscope.training.resume import AUTO, clear_unbegun, continued, which
 from convscope.training.tensorboard import logged
 
 RENAMED = {"model": ("model", "spec"), "evolve": ("evolution", "at")}
@@ -48,8 +48,16 @@ def train(
         given.setdefault("data", {})["source"] = str(source)
     held = dict(config) if isinstance(config, Mapping) else read_config(config) if config is not None else None
     place = Path(out) if out is not None else None
+    if resume is not None and str(resume) != AUTO:
+        for name, value in (("--out", out), ("--config", config)):
+            if value is not None:
+                raise UsageError(f"--resume goes on with a run's own folder and settings: leave {name} out")
     wanted = {name: {**(held or {}).get(name, {}), **given.get(name, {})} for name in Config.model_fields}
+    if str(given.get("model", {}).get("spec", "")).startswith("run:"):  # a run's network, whatever a file begins with
+        wanted["model"] = given["model"]
     going = which(str(resume), place, wanted) if resume is not None else None
+    if resume is not None and going is None and place is not None:
+        clear_unbegun(place)
     made: Config = continued(going, wanted) if going is not None else resolve_config(wanted, {})
     if not made.data.source:
         raise UsageError("no photos are named: give a folder with a folder for each class")

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from convscope.data.catalog import Catalog
-from convscope.data.listing import TRAIN, Refused
+from convscope.data.listing import Refused
 from convscope.data.loading import Loader, Photos, workers_for
 from convscope.data.split import read_split
 from convscope.errors import UsageError
 from convscope.images.frame import Framing
 from convscope.models.classifier import Classifier, probabilities
-from convscope.models.run import CONFIG
-from convscope.training.config import read_config
 from convscope.training.fit import outputs
+from convscope.training.learned import seen_by
 from convscope.training.metrics import Metrics, measure
 from convscope.training.parallel import accelerated
 from convscope.training.prepare import Pixels
@@ -96,6 +95,9 @@ def _labels(classifier: Classifier, found: Catalog, rows: np.ndarray) -> np.ndar
     strange = []
     for label in np.unique(found.labels[rows]).tolist():
         name = found.classes[label]
+        if name.isdecimal() and found.kind == "folder" and name not in classifier.classes.names:
+            strange.append(name)  # what its owner calls 0 is not the first class
+            continue
         try:
             index[label] = classifier.classes.find(name)  # by name, synset or synonym; a number may be an index
         except UsageError:
@@ -155,10 +157,5 @@ def own_split(run: Path, found: Catalog, which: int) -> np.ndarray:
 
 
 def trained_on(run: Path, found: Catalog) -> int:
-    """How many photos of a catalog a run was trained on: files of the same path."""
-    source = read_config(run / CONFIG).get("data", {}).get("source") or ""
-    base = Path(source) if Path(source).is_dir() else Path(source).parent
-    names, _, of = read_split(run / "split.csv")
-    theirs = {str((base / name).resolve()) for name, split in zip(names, of.tolist(), strict=True) if split == TRAIN}
-    own = (found.store.path(i) for i in range(len(found)))
-    return sum(path is not None and str(path.resolve()) in theirs for path in own)
+    """How many photos of a catalog a run has learned from, by their content: wherever they are now."""
+    return int(seen_by(run, found.hashes).sum())

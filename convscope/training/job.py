@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,21 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from convscope.data.catalog import Catalog
-from convscope.data.listing import SPLITS, TEST, TRAIN, VAL
+from convscope.data.listing import NONE, SPLITS, TEST, TRAIN, VAL
 from convscope.data.loading import Loader, Photos
-from convscope.data.split import Assignment, read_split, write_split
-from convscope.errors import UsageError
-from convscope.models.run import CONFIG, read_settings, write_run
 from convscope.training import artifacts
-from convscope.training.config import Config, read_config
+from convscope.training.beginning import Job, new_job, resumed_job
+from convscope.training.config import Config
 from convscope.training.evolution import Evolution
 from convscope.training.fit import Progress, Task, fit, outputs
-from convscope.training.folder import LAST, Checkpoint, RunFolder, environment, new_name, point_last, unused, writing
+from convscope.training.folder import point_last
 from convscope.training.health import LayerHealth, health, said
+from convscope.training.learned import seen_by
 from convscope.training.metrics import Metrics, measure
-from convscope.training.parallel import accelerated, from_first
-from convscope.training.prepare import Machine, begin, counts, divide, read_catalog, resolved, rows_of, sources
-from convscope.training.resume import update_config
-from convscope.training.start import Start
+from convscope.training.optim import make_optimizer
+from convscope.training.parallel import accelerated
+from convscope.training.prepare import Machine, counts, rows_of, sources
+from convscope.training.resume import RUNS
 
 LOOKED_AT = 64  # photos on which dead layers are looked for
 
@@ -46,6 +43,7 @@ class Trained:
     measured: str  # which split
     remarks: list[str] = field(default_factory=list)
     layers: list[LayerHealth] = field(default_factory=list)
+    seen: int = 0  # test photos that the run it goes on from had learned from
     leads: bool = True  # of several processes one speaks
 
     def __repr__(self) -> str:
@@ -88,126 +86,26 @@ def run(
     machine, told = machine or Machine(), told or Told()
     device = machine.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.random.fork_rng(), _reproducible(device), accelerated(device, config.training.precision) as accelerator:
-        job = _resumed(config, resume, accelerator) if resume is not None else _new(config, out, accelerator)
-        return _carry_out(job, accelerator, machine, told)
+        job = resumed_job(config, resume, accelerator) if resume is not None else new_job(config, out, accelerator)
+        try:
+            return _carry_out(job, accelerator, machine, told)
+        except BaseException:
+            if accelerator.is_main_process and job.folder.load_state() is None:  # there is nothing to go on from
+                shutil.rmtree(job.folder.path, ignore_errors=True)
+                _remove_empty(job.folder.path.parent)
+            raise
 
 
-@dataclass
-class _Job:
-    config: Config
-    catalog: Catalog
-    assigned: np.ndarray
-    begun: Start
-    chosen: set[str]
-    kind: str
-    folder: RunFolder
-    remarks: list[str]
-    checkpoint: Checkpoint | None = None
+def _remove_empty(folder: Path) -> None:
+    if folder.name == RUNS.name:
+        with suppress(OSError):
+            folder.rmdir()
 
 
-def _new(config: Config, out: Path | None, accelerator: Accelerator) -> _Job:
-    with accelerator.main_process_first():  # the others find the scan in the cache
-        found = read_catalog(config.data)
-    divided = divide(found, config.data, config.training.seed)
-    assigned = divided.of
-    begun = begin(config.model, found.classes, config.training.seed)
-    config, chosen, kind = resolved(config, begun)
-    path = out or unused(Path("runs"), new_name(config.model.spec, config.data.source))
-    path = Path(from_first(str(path), accelerator))
-    if accelerator.is_main_process:
-        _write_start(RunFolder.create(path), config, found, divided, begun)
-    accelerator.wait_for_everyone()
-    notes = [*found.remarks, *divided.remarks, *begun.remarks]
-    if found.refused:
-        notes.append(f"{len(found.refused):,} files are left out, see {path / 'quarantine.csv'}: {_reasons(found)}")
-    return _Job(config, found, assigned, begun, chosen, kind, RunFolder(path), notes)
-
-
-def _write_start(folder: RunFolder, config: Config, found: Catalog, divided: Assignment, begun: Start) -> None:
-    """All that a run is by its settings; a folder that cannot be filled is not left behind."""
-    path = folder.path
-    try:
-        more = {name: config.model_dump()[name] for name in ("data", "training", "evolution")}
-        more["data"] = {**more["data"], "source": _lasting(config.data.source), "digest": digest(found)}
-        more["model"] = {"begun_from": begun.origin, "head": config.model.head, "dropout": config.model.dropout}
-        with writing(path):
-            write_run(begun.classifier, path, begun.spec, begun.options, more=more, weights=False)
-            write_split(path / "split.csv", found.store.names, found.labels, found.classes, divided)
-        folder.write("environment.json", json.dumps(environment(), indent=1) + "\n")
-        folder.write_refused(found.refused)
-        point_last(path)
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
-        raise
-
-
-def _resumed(config: Config, path: Path, accelerator: Accelerator) -> _Job:
-    folder = RunFolder(path)
-    checkpoint = folder.load(LAST)
-    if checkpoint is None:
-        raise UsageError(f"{path} has no checkpoint to go on from: start anew with another --out")
-    with accelerator.main_process_first():
-        found = read_catalog(config.data)
-    settings = read_settings(path)
-    assigned = _same_photos(path, found, settings.classes.names)
-    model = config.model.model_copy(update={"spec": settings.spec, "options": settings.options, "weights": None})
-    model.size, model.mean, model.std = settings.framing.size, settings.mean, settings.std
-    begun = begin(_untrained(model), found.classes, config.training.seed)
-    begun.classifier.framing = settings.framing
-    begun.classifier.network.load_state_dict(checkpoint.network)  # now: features of what is frozen depend on it
-    chosen = {name for group in checkpoint.state["optimizer"]["groups"] for name in group}
-    if accelerator.is_main_process:  # it may have been asked for more epochs, and be killed again
-        update_config(folder, config)
-    names = {name for name, _ in begun.classifier.network.named_parameters()}
-    kind = "new" if chosen == names else "head"
-    return _Job(config, found, assigned, begun, chosen, kind, folder, [], checkpoint)
-
-
-def _untrained(model: Any) -> Any:
-    """The structure alone: all weights come from the checkpoint."""
-    spec = model.spec.partition("@")[0]
-    return model.model_copy(update={"spec": spec if spec.count(".py:") else f"{spec}@random"})
-
-
-def _same_photos(path: Path, found: Catalog, classes: tuple[str, ...]) -> np.ndarray:
-    """The run's own split of these photos, which must be the ones that it began with."""
-    before = read_config(path / CONFIG).get("data", {}).get("digest")
-    names, _, of = read_split(path / "split.csv")
-    if found.classes != classes or before != digest(found):
-        now = set(found.store.names)
-        gone = [name for name in names if name not in now]
-        came = sorted(now - set(names))
-        what = [f"{len(gone)} are gone, such as {gone[0]}"] if gone else []
-        what += [f"{len(came)} are new, such as {came[0]}"] if came else []
-        raise UsageError(
-            f"{found.source}: the photos are not those that {path} began with ("
-            f"{'; '.join(what) or 'their content or labels changed'}); put them back, or train on from there with "
-            f"--from {path}"
-        )
-    place = {name: i for i, name in enumerate(names)}
-    return of[[place[name] for name in found.store.names]]
-
-
-def digest(found: Catalog) -> str:
-    """Names, labels and contents of all photos, in one word."""
-    from convscope.data.cache import key_of
-
-    labels = np.ascontiguousarray(found.labels)
-    return key_of(found.store.names.blob.tobytes(), labels.tobytes(), found.hashes.tobytes(), found.classes)
-
-
-def _lasting(source: str) -> str:
-    """A source that holds from any folder."""
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else source
-
-
-def _reasons(found: Catalog) -> str:
-    first = found.refused[0]
-    return f"{first.name} ({first.reason})" + (" and others" if len(found.refused) > 1 else "")
-
-
-def _carry_out(job: _Job, accelerator: Accelerator, machine: Machine, told: Told) -> Trained:
+def _carry_out(job: Job, accelerator: Accelerator, machine: Machine, told: Told) -> Trained:
+    used = np.flatnonzero(job.assigned != NONE)
+    if len(used) < len(job.catalog):  # what a subset leaves out is not read again
+        job = replace(job, catalog=job.catalog.take(used), assigned=job.assigned[used])
     classifier, training = job.begun.classifier.to(accelerator.device), job.config.training
     leads = accelerator.is_main_process
     tell = told.remark if leads else lambda text: None
@@ -235,6 +133,9 @@ def _carry_out(job: _Job, accelerator: Accelerator, machine: Machine, told: Told
             training,
             *_evolution(job, leads),
         )
+        make_optimizer(classifier.network, job.chosen, training)  # what is wrong with its settings shows now
+        if leads:
+            point_last(job.folder.path)
         done = fit(
             task,
             job.folder,
@@ -246,7 +147,7 @@ def _carry_out(job: _Job, accelerator: Accelerator, machine: Machine, told: Told
         return _concluded(job, task, done, accelerator, tell)
 
 
-def _concluded(job: _Job, task: Task, done: Progress, accelerator: Accelerator, tell: Callable[[str], None]) -> Trained:
+def _concluded(job: Job, task: Task, done: Progress, accelerator: Accelerator, tell: Callable[[str], None]) -> Trained:
     """Measure the best epoch's network on photos that had no part in it, and write down what there is to know."""
     classifier = job.begun.classifier
     measured: dict[str, Metrics] = {}
@@ -262,12 +163,20 @@ def _concluded(job: _Job, task: Task, done: Progress, accelerator: Accelerator, 
             labels = torch.from_numpy(job.catalog.labels[rows].astype(np.int64))
             names = [job.catalog.store.names[i] for i in rows.tolist()]
             measured[SPLITS[which]] = measure(logits, labels, job.catalog.classes, names)
-    measured_on = "test" if "test" in measured else "val"
+    measured_on = next((name for name in ("test", "val") if name in measured), "")
     rows_done = job.folder.rows()
     if not accelerator.is_main_process:
         return Trained(job.folder.path, done, rows_done, measured.get(measured_on), measured_on, leads=False)
     layers = _layers(job)
     notes = said(layers)
+    seen = 0
+    if job.begun.run is not None and "test" in measured:
+        seen = int(seen_by(job.begun.run, job.catalog.hashes[rows_of(job.assigned, TEST)]).sum())
+        if seen:
+            notes.append(
+                f"{seen:,} of the test photos had been learned from by {job.begun.run}, so the test figure flatters: "
+                "give both runs the same --seed and --split"
+            )
     lost = list(dict.fromkeys(done.lost))
     if lost:
         job.folder.write_refused([*job.catalog.refused, *lost])
@@ -289,10 +198,10 @@ def _concluded(job: _Job, task: Task, done: Progress, accelerator: Accelerator, 
         layers=layers,
         device=str(accelerator.device),
     )
-    return Trained(job.folder.path, done, rows_done, measured.get(measured_on), measured_on, notes, layers)
+    return Trained(job.folder.path, done, rows_done, measured.get(measured_on), measured_on, notes, layers, seen)
 
 
-def _layers(job: _Job) -> list[LayerHealth]:
+def _layers(job: Job) -> list[LayerHealth]:
     """The layers' health on some of the training photos."""
     classifier = job.begun.classifier
     rows = rows_of(job.assigned, TRAIN)
@@ -304,7 +213,7 @@ def _layers(job: _Job) -> list[LayerHealth]:
     return health(classifier, batch.images.to(classifier.device).float() / 255)
 
 
-def _evolution(job: _Job, leads: bool) -> tuple[Callable[..., None], Callable[[int], None]]:
+def _evolution(job: Job, leads: bool) -> tuple[Callable[..., None], Callable[[int], None]]:
     """What is called after each step and each epoch."""
     settings = job.config.evolution
     nothing: tuple[Callable[..., None], Callable[[int], None]] = (lambda step, images: None, lambda epoch: None)

@@ -214,8 +214,8 @@ def sources(
         cut = cut_network(classifier, chosen, blank)
         if changes.active:
             remarks.append(
-                "the base is frozen, but augmentation changes every photo in every epoch: it runs from end to end, "
-                "which takes longer than features that are computed once"
+                "what is frozen could be computed once, but augmentation changes every photo in every epoch: the "
+                "network runs from end to end, which takes longer"
             )
         elif cut is None:
             remarks.append("what learns is not one part at the network's end: it runs from end to end in every epoch")

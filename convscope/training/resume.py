@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from convscope.errors import UsageError
 from convscope.models.run import CONFIG
 from convscope.training.config import Config, read_config, resolve_config
 from convscope.training.folder import RunFolder
+from convscope.training.learned import LEARNED
 
 AUTO = "auto"
 RUNS = Path("runs")
+STARTED = {CONFIG, "classes.json", "split.csv", "environment.json", "quarantine.csv", LEARNED, "checkpoints"}
 MORE = {("training", "epochs"), ("training", "patience")}  # what a run that goes on may have more of
 
 
@@ -58,6 +61,14 @@ def continued(path: Path, given: Mapping[str, Mapping[str, Any]]) -> Config:
         )
     more = {name: given.get(section, {}).get(name) for section, name in MORE}
     return resolve_config(_settings(path), {"training": more})
+
+
+def clear_unbegun(out: Path) -> None:
+    """Remove a run that was killed before its first checkpoint, which has nothing to go on from; nothing else."""
+    if (out / CONFIG).is_file() and RunFolder(out).load_state() is None:
+        names = {place.name for place in out.iterdir()}
+        if names <= STARTED and not any(place.name[0] != "." for place in (out / "checkpoints").glob("*")):
+            shutil.rmtree(out)
 
 
 def update_config(folder: RunFolder, config: Config) -> None:

@@ -68,7 +68,9 @@ def start(
     with _seeded(seed):
         found, chosen = _build(spec, chosen, len(classes), size, head, run)
         state, origin, same = _trained(model, wanted, weights, classes, dict(options or {}), run, size)
-    loaded, left = _load(found.network, state, origin, keep_head=same, classes=len(classes))
+        loaded, left = _load(found.network, state, origin, keep_head=same)
+        if loaded:
+            _plain_start(found.network, loaded)
     classifier = _classifier(found, classes, run, size, mean, std, spec)
     remarks = (f"{len(left)} of the tensors in {origin} have no place here: {_some(left)}",) if left and not run else ()
     return Start(
@@ -184,7 +186,7 @@ def _trained(
 
 
 def _load(
-    network: nn.Module, state: Mapping[str, Tensor], origin: str, *, keep_head: bool, classes: int
+    network: nn.Module, state: Mapping[str, Tensor], origin: str, *, keep_head: bool
 ) -> tuple[set[str], list[str]]:
     """Put in what fits by name and shape: the parameters that are trained now, and what found no place."""
     if not state:
@@ -202,6 +204,17 @@ def _load(
         )
     network.load_state_dict({**own, **fitting})
     return {name for name, _ in network.named_parameters() if name in fitting}, [key for key in state if key not in own]
+
+
+def _plain_start(network: nn.Module, loaded: set[str]) -> None:
+    """Linear layers that start anew on a trained base begin as torch begins them.
+
+    Some sources begin them by the number of classes, so large for a few that the first epochs go by undoing it.
+    """
+    for path, module in network.named_modules():
+        own = [f"{path}.{name}".lstrip(".") for name in module._parameters]
+        if isinstance(module, nn.Linear) and not any(name in loaded for name in own):
+            module.reset_parameters()
 
 
 def _last(network: nn.Module) -> list[str]:

@@ -69,7 +69,7 @@ def test_columns_that_the_user_names(here: Path) -> None:
 def test_a_table_without_a_column_of_paths_lists_its_columns(here: Path) -> None:
     with pytest.raises(UsageError, match=r"no column of paths, such as 'path'; its columns are a\.jpg, cat; name one"):
         read(here, "a.jpg,cat\nb.jpg,dog\n")  # no header
-    with pytest.raises(UsageError, match="its columns are name, sort; name one with --column path=NAME"):
+    with pytest.raises(UsageError, match="its columns are name, sort; name one with --columns path=NAME"):
         read(here, lines({"name": "a.jpg"}, {"sort": "cat"}), "list.ndjson")
 
 

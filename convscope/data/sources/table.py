@@ -121,7 +121,7 @@ def _columns(source: str, there: Sequence[str], options: SourceOptions) -> tuple
     if found["path"] is None:
         raise UsageError(
             f"{printable(source)} has no column of paths, such as {USUAL['path'][0]!r}; its columns are "
-            f"{some(list(there), 12)}; name one with --column path=NAME"
+            f"{some(list(there), 12)}; name one with --columns path=NAME"
         )
     if options.group is not None and found["group"] is not None:
         remarks.append(f"the column {found['group']!r} is not read: the group is said by a regular expression")

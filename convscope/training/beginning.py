@@ -1,0 +1,145 @@
+"""How a run begins, or is taken up where it stopped: photos, split, network, and a folder for them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from accelerate import Accelerator
+
+from convscope.data.cache import key_of
+from convscope.data.catalog import Catalog
+from convscope.data.listing import TRAIN
+from convscope.data.split import Assignment, read_split, write_split
+from convscope.errors import UsageError
+from convscope.models.run import CONFIG, read_settings, write_run
+from convscope.training.config import Config, read_config
+from convscope.training.folder import LAST, Checkpoint, RunFolder, environment, new_name, unused, writing
+from convscope.training.learned import write_learned
+from convscope.training.parallel import from_first
+from convscope.training.prepare import begin, divide, read_catalog, resolved
+from convscope.training.resume import RUNS, update_config
+from convscope.training.start import Start
+
+
+@dataclass
+class Job:
+    config: Config
+    catalog: Catalog
+    assigned: np.ndarray
+    begun: Start
+    chosen: set[str]
+    kind: str
+    folder: RunFolder
+    remarks: list[str]
+    checkpoint: Checkpoint | None = None
+
+
+def new_job(config: Config, out: Path | None, accelerator: Accelerator) -> Job:
+    with accelerator.main_process_first():  # the others find the scan in the cache
+        found = read_catalog(config.data)
+    divided = divide(found, config.data, config.training.seed)
+    assigned = divided.of
+    begun = begin(config.model, found.classes, config.training.seed)
+    config, chosen, kind = resolved(config, begun)
+    path = out or unused(RUNS, new_name(config.model.spec, config.data.source))
+    path = Path(from_first(str(path), accelerator))
+    if accelerator.is_main_process:
+        _write_start(RunFolder.create(path), config, found, divided, begun, kind)
+    accelerator.wait_for_everyone()
+    notes = [*found.remarks, *divided.remarks, *begun.remarks]
+    if found.refused:
+        files = "1 file is" if len(found.refused) == 1 else f"{len(found.refused):,} files are"
+        notes.append(f"{files} left out, see {path / 'quarantine.csv'}: {_reasons(found)}")
+    return Job(config, found, assigned, begun, chosen, kind, RunFolder(path), notes)
+
+
+def _write_start(
+    folder: RunFolder, config: Config, found: Catalog, divided: Assignment, begun: Start, kind: str
+) -> None:
+    """All that a run is by its settings; a folder that cannot be filled is not left behind."""
+    path = folder.path
+    try:
+        more = {name: config.model_dump()[name] for name in ("data", "training", "evolution")}
+        more["data"] = {**more["data"], "source": _lasting(config.data.source), "digest": digest(found)}
+        more["model"] = {"head": config.model.head, "dropout": config.model.dropout}
+        more["model"] |= {"begun_from": begun.origin, "begun_as": kind}  # what the card says of it
+        with writing(path):
+            write_run(begun.classifier, path, begun.spec, begun.options, more=more, weights=False)
+            write_split(path / "split.csv", found.store.names, found.labels, found.classes, divided)
+        folder.write("environment.json", json.dumps(environment(), indent=1) + "\n")
+        folder.write_refused(found.refused)
+        with writing(path):
+            write_learned(path, found.hashes[divided.of == TRAIN], begun.run)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
+def resumed_job(config: Config, path: Path, accelerator: Accelerator) -> Job:
+    folder = RunFolder(path)
+    checkpoint = folder.load(LAST)
+    if checkpoint is None:
+        raise UsageError(f"{path} has no checkpoint to go on from: start anew with another --out")
+    with accelerator.main_process_first():
+        found = read_catalog(config.data)
+    settings = read_settings(path)
+    assigned = _same_photos(path, found, settings.classes.names)
+    model = config.model.model_copy(update={"spec": settings.spec, "options": settings.options, "weights": None})
+    model.size, model.mean, model.std = settings.framing.size, settings.mean, settings.std
+    begun = begin(_untrained(model), found.classes, config.training.seed)
+    begun.classifier.framing = settings.framing
+    begun.classifier.network.load_state_dict(checkpoint.network)  # now: features of what is frozen depend on it
+    chosen = {name for group in checkpoint.state["optimizer"]["groups"] for name in group}
+    if accelerator.is_main_process:  # it may have been asked for more epochs, and be killed again
+        update_config(folder, config)
+    held = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))["model"]
+    begun = replace(begun, origin=held.get("begun_from", ""))
+    return Job(config, found, assigned, begun, chosen, held.get("begun_as", "new"), folder, [], checkpoint)
+
+
+def _untrained(model: Any) -> Any:
+    """The structure alone: all weights come from the checkpoint."""
+    spec = model.spec.partition("@")[0]
+    return model.model_copy(update={"spec": spec if spec.count(".py:") else f"{spec}@random"})
+
+
+def _same_photos(path: Path, found: Catalog, classes: tuple[str, ...]) -> np.ndarray:
+    """The run's own split of these photos, which must be the ones that it began with."""
+    before = read_config(path / CONFIG).get("data", {}).get("digest")
+    names, _, of = read_split(path / "split.csv")
+    if found.classes != classes or before != digest(found):
+        now = set(found.store.names)
+        gone = [name for name in names if name not in now]
+        came = sorted(now - set(names))
+        what = [f"{len(gone)} are gone, such as {gone[0]}"] if gone else []
+        what += [f"{len(came)} are new, such as {came[0]}"] if came else []
+        raise UsageError(
+            f"{found.source}: the photos are not those that {path} began with ("
+            f"{'; '.join(what) or 'their content or labels changed'}); put them back, or train on from there with "
+            f"--from {path}"
+        )
+    place = {name: i for i, name in enumerate(names)}
+    return of[[place[name] for name in found.store.names]]
+
+
+def digest(found: Catalog) -> str:
+    """Names, labels and contents of all photos, in one word."""
+    labels = np.ascontiguousarray(found.labels)
+    return key_of(found.store.names.blob.tobytes(), labels.tobytes(), found.hashes.tobytes(), found.classes)
+
+
+def _lasting(source: str) -> str:
+    """A source that holds from any folder."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else source
+
+
+def _reasons(found: Catalog) -> str:
+    first = found.refused[0]
+    return f"{first.name} ({first.reason})" + (" and others" if len(found.refused) > 1 else "")
