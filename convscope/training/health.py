@@ -57,6 +57,18 @@ def _peak(output: Tensor) -> Tensor:
     return output.detach().abs().amax([d for d in range(output.ndim) if d != 1])
 
 
+def not_learned(found: list[LayerHealth], accuracy: float, commonest: float) -> list[str]:
+    """That a network does no better on its own training photos than always answering the commonest class would."""
+    if accuracy > 1.1 * commonest:
+        return []
+    dead = [layer.layer for layer in found if layer.is_dead]
+    layers = "its dead layers tell why" if dead else "no layer is dead, so it may need more steps"
+    return [
+        f"it has not learned yet: {accuracy:.1%} of the training photos are right, and always answering the commonest "
+        f"class gives {commonest:.1%}; {layers}. Try --batch-norm, another --lr, or more --epochs"
+    ]
+
+
 def said(found: list[LayerHealth]) -> list[str]:
     """What of it a person should know."""
     dead = [layer.layer for layer in found if layer.is_dead]

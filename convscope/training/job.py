@@ -21,7 +21,7 @@ from convscope.training.config import Config
 from convscope.training.evolution import Evolution
 from convscope.training.fit import Progress, Task, fit, outputs
 from convscope.training.folder import point_last
-from convscope.training.health import LayerHealth, health, said
+from convscope.training.health import LayerHealth, health, not_learned, said
 from convscope.training.learned import seen_by
 from convscope.training.metrics import Metrics, measure
 from convscope.training.optim import make_optimizer
@@ -169,6 +169,10 @@ def _concluded(job: Job, task: Task, done: Progress, accelerator: Accelerator, t
         return Trained(job.folder.path, done, rows_done, measured.get(measured_on), measured_on, leads=False)
     layers = _layers(job)
     notes = said(layers)
+    trained = job.catalog.labels[rows_of(job.assigned, TRAIN)]
+    if rows_done:
+        commonest = float(np.bincount(trained).max() / len(trained))
+        notes += not_learned(layers, rows_done[-1]["train_accuracy"], commonest)
     seen = 0
     if job.begun.run is not None and "test" in measured:
         seen = int(seen_by(job.begun.run, job.catalog.hashes[rows_of(job.assigned, TEST)]).sum())

@@ -19,7 +19,7 @@ from convscope.images.frame import Framing
 from convscope.models.classes import Classes, numbered
 from convscope.models.classifier import Classifier
 from convscope.training.evaluate import evaluate
-from convscope.training.health import health, said
+from convscope.training.health import LayerHealth, health, not_learned, said
 from tests.training.small import classifier_of, digits, plain_net
 
 
@@ -116,3 +116,10 @@ def test_dead_layers_are_named() -> None:
     found = health(classifier, images)
     assert [(layer.layer, layer.dead, layer.units) for layer in found[:2]] == [("1", 1, 4), ("3", 6, 6)]
     assert "1 of 3 layers are dead, zero on every photo: 3." in said(found)[0]
+
+
+def test_what_has_not_learned_is_told() -> None:
+    alive, dead = LayerHealth("1", 0, 4), LayerHealth("3", 6, 6)
+    assert not_learned([alive], 0.5, 0.2) == []
+    assert "no layer is dead" in not_learned([alive], 0.21, 0.2)[0]
+    assert "its dead layers tell why" in not_learned([alive, dead], 0.2, 0.2)[0]
