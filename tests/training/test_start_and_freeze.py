@@ -44,6 +44,13 @@ def test_a_trained_base_keeps_its_weights_and_gets_a_new_head() -> None:
     assert not {name for name, _ in whole.classifier.network.named_parameters()} - whole.loaded  # the very same classes
 
 
+def test_a_new_head_begins_small_whatever_the_number_of_classes() -> None:
+    """timm's own start is as large as 1 / sqrt(classes): for two classes it undoes what the base knows."""
+    for classes in (2, 100):
+        weight = start("convscope:efficientnet_lite0", numbered(classes)).classifier.network.classifier.weight
+        assert float(weight.abs().max()) <= 1 / 1280**0.5
+
+
 def test_a_head_of_the_right_size_for_other_classes_starts_anew() -> None:
     begun = start("convscope:efficientnet_lite0", numbered(1000))
     assert "classifier.weight" not in begun.loaded
