@@ -69,6 +69,8 @@ def evaluate(
         return
     for remark in result.remarks:
         note(remark)
+    if rows is None and (found.given >= 0).any():
+        note("train, val and test photos are measured together; name one of the folders for it alone")
     if run is not None and rows is None and (seen := trained_on(run, found)):
         note(f"{seen:,} of these photos trained the model: its figures on them say little")
     if result.refused:
@@ -135,7 +137,8 @@ def _write(result: Evaluation, found: Catalog, draft: Path, out: Path | None) ->
     names = [one.name for one in metrics.per_class]
     charts.confusion(metrics.confusion, names, draft, (out or draft).resolve().name)
     place = {name: i for i, name in enumerate(found.store.names)}
-    worst = [one for one in metrics.top_losses if one.name in place][:WORST]
+    wrong = [one for one in metrics.top_losses if one.true != one.predicted]
+    worst = [one for one in wrong or metrics.top_losses if one.name in place][:WORST]
     if worst:
         tiles = [found.store.photo(place[one.name]) for one in worst]
         labels = [f"{one.name}: {_verdict(one.true, one.predicted)} {one.probability:.2f}" for one in worst]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -14,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from convscope.data.augment import Augmentation
 from convscope.data.catalog import Catalog
@@ -173,7 +175,7 @@ class Loader:
     """Reads batches ahead in ``workers`` processes, which live as long as this does."""
 
     def __init__(self, photos: Photos, workers: int = 0, *, pin: bool = False) -> None:
-        self.photos = photos
+        self.photos, self._pin = photos, pin
         self._queue = _Queue()
         options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
         self._loader: DataLoader[Batch] = DataLoader(
@@ -183,15 +185,18 @@ class Loader:
             num_workers=workers,
             worker_init_fn=_quietly,
             generator=torch.Generator(),  # its own: the user's is not drawn from
-            collate_fn=_as_it_is,  # type: ignore[arg-type] # without a batch size it is given one item
-            pin_memory=pin,
+            collate_fn=_sent,  # type: ignore[arg-type] # without a batch size it is given one item
             **options,
         )
 
     def batches(self, wanted: Sequence[np.ndarray], epoch: int = 0) -> Iterator[Batch]:
         """Batches of these rows, in this order."""
         self._queue.wanted = [Wanted(epoch, rows) for rows in wanted]
-        return iter(self._loader)
+        return map(self._received, self._loader)
+
+    def _received(self, batch: Batch) -> Batch:
+        images, labels = torch.as_tensor(batch.images), torch.as_tensor(batch.labels)
+        return batch._replace(images=images.pin_memory() if self._pin else images, labels=labels)
 
     def close(self) -> None:
         """End the workers now: left to the end of the process, they would be killed, and complain of it."""
@@ -201,8 +206,12 @@ class Loader:
             self._loader._iterator = None
 
 
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
+def _sent(batch: Batch) -> Batch:
+    """A worker hands arrays on through a pipe. Tensors would go by files in /dev/shm, which a container has little of:
+    where they do not fit, everything waits for ever."""
+    if get_worker_info() is None:
+        return batch
+    return batch._replace(images=batch.images.numpy(), labels=batch.labels.numpy())  # type: ignore[arg-type]
 
 
 class _Queue(Sampler[Wanted]):
@@ -224,6 +233,14 @@ def _quietly(_: int) -> None:
     for name in ("SIGTERM", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     sys.excepthook = _unless_left  # of the thread that hands over batches, alone
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End with a main process that was killed: a batch that nobody takes would be waited for."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _unless_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -19,11 +19,11 @@ from convscope.data.split import Assignment, read_split, write_split
 from convscope.errors import UsageError
 from convscope.models.run import CONFIG, read_settings, write_run
 from convscope.training.config import Config, read_config
-from convscope.training.folder import LAST, Checkpoint, RunFolder, environment, new_name, unused, writing
+from convscope.training.folder import LAST, RUNS, Checkpoint, RunFolder, environment, new_name, unused, writing
 from convscope.training.learned import write_learned
 from convscope.training.parallel import from_first
 from convscope.training.prepare import begin, divide, read_catalog, resolved
-from convscope.training.resume import RUNS, update_config
+from convscope.training.resume import update_config
 from convscope.training.start import Start
 
 

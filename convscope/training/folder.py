@@ -25,6 +25,7 @@ from convscope.errors import ConvscopeError, UsageError
 
 METRICS, STATE, NETWORK, OPTIMIZER = "metrics.jsonl", "state.json", "model.safetensors", "training.safetensors"
 LAST, BEST = "last", "best"
+RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,17 @@ class RunFolder:
         new, old = place / f".{name}.new", place / f".{name}.old"
         with writing(self.path):
             shutil.rmtree(new, ignore_errors=True)
-            new.mkdir(parents=True)
-            save_file(checkpoint.network, new / NETWORK)
-            save_file(checkpoint.optimizer, new / OPTIMIZER)
-            (new / STATE).write_text(json.dumps(checkpoint.state, indent=1) + "\n", encoding="utf-8")
-            for file in new.iterdir():
-                _usual_rights(file)
-                _to_disk(file)
+            try:
+                new.mkdir(parents=True)
+                save_file(checkpoint.network, new / NETWORK)
+                save_file(checkpoint.optimizer, new / OPTIMIZER)
+                (new / STATE).write_text(json.dumps(checkpoint.state, indent=1) + "\n", encoding="utf-8")
+                for file in new.iterdir():
+                    _usual_rights(file)
+                    _to_disk(file)
+            except Exception:
+                shutil.rmtree(new, ignore_errors=True)  # of a full disk nothing is kept occupied
+                raise
             _mend(place, name)
             if (place / name).exists():
                 os.replace(place / name, old)
@@ -191,7 +196,9 @@ def unused(parent: Path, name: str) -> Path:
 
 
 def point_last(path: Path) -> None:
-    """Let ``last`` beside a run name it; where links cannot be made there is none."""
+    """Let ``runs/last`` name a run in ``runs``; where links cannot be made there is none."""
+    if path.resolve().parent.name != RUNS.name:
+        return
     link = path.parent / "last"
     if link.exists() and not link.is_symlink():
         return  # somebody's own folder

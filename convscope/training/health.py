@@ -65,7 +65,7 @@ def not_learned(found: list[LayerHealth], accuracy: float, commonest: float) -> 
     layers = "its dead layers tell why" if dead else "no layer is dead, so it may need more steps"
     return [
         f"it has not learned yet: {accuracy:.1%} of the training photos are right, and always answering the commonest "
-        f"class gives {commonest:.1%}; {layers}. Try --batch-norm, another --lr, or more --epochs"
+        f"class gives {commonest:.1%}; {layers}. Try more --epochs, another --lr, or a network with BatchNorm"
     ]
 
 
@@ -76,7 +76,7 @@ def said(found: list[LayerHealth]) -> list[str]:
         more = f" and {len(dead) - 6} more" if len(dead) > 6 else ""
         return [
             f"{len(dead)} of {len(found)} layers are dead, zero on every photo: {', '.join(dead[:6])}{more}. Nothing "
-            "can be learned through them: try --batch-norm, a lower --lr, or another seed"
+            "can be learned through them: try a lower --lr, another --seed, or a network with BatchNorm"
         ]
     weak = [layer for layer in found if layer.dead > layer.units / 2]
     return [f"{layer.layer}: {layer.dead} of {layer.units} units are dead, zero on every photo" for layer in weak[:6]]

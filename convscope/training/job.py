@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -15,19 +16,19 @@ from accelerate import Accelerator
 
 from convscope.data.listing import NONE, SPLITS, TEST, TRAIN, VAL
 from convscope.data.loading import Loader, Photos
+from convscope.errors import Cancelled
 from convscope.training import artifacts
 from convscope.training.beginning import Job, new_job, resumed_job
 from convscope.training.config import Config
-from convscope.training.evolution import Evolution
+from convscope.training.evolution import LINES, Evolution
 from convscope.training.fit import Progress, Task, fit, outputs
-from convscope.training.folder import point_last
+from convscope.training.folder import RUNS, point_last
 from convscope.training.health import LayerHealth, health, not_learned, said
 from convscope.training.learned import seen_by
 from convscope.training.metrics import Metrics, measure
 from convscope.training.optim import make_optimizer
 from convscope.training.parallel import accelerated
-from convscope.training.prepare import Machine, counts, rows_of, sources
-from convscope.training.resume import RUNS
+from convscope.training.prepare import HEAD, Machine, counts, rows_of, sources
 
 LOOKED_AT = 64  # photos on which dead layers are looked for
 
@@ -89,7 +90,9 @@ def run(
         job = resumed_job(config, resume, accelerator) if resume is not None else new_job(config, out, accelerator)
         try:
             return _carry_out(job, accelerator, machine, told)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Cancelled) and accelerator.is_main_process:
+                told.remark(f"to go on: convscope train --resume {shlex.quote(str(job.folder.path))}")
             if accelerator.is_main_process and job.folder.load_state() is None:  # there is nothing to go on from
                 shutil.rmtree(job.folder.path, ignore_errors=True)
                 _remove_empty(job.folder.path.parent)
@@ -131,11 +134,12 @@ def _carry_out(job: Job, accelerator: Accelerator, machine: Machine, told: Told)
             rows_of(job.assigned, VAL),
             len(job.catalog.classes),
             training,
-            *_evolution(job, leads),
+            *_evolution(job, leads, tell),
         )
         make_optimizer(classifier.network, job.chosen, training)  # what is wrong with its settings shows now
         if leads:
             point_last(job.folder.path)
+        tell(_summary(job))
         done = fit(
             task,
             job.folder,
@@ -144,7 +148,19 @@ def _carry_out(job: Job, accelerator: Accelerator, machine: Machine, told: Told)
             told=lambda row, so_far: told.epoch(Epoch(row, so_far, job.config, job.folder.path)) if leads else None,
             keep_best=lambda best: artifacts.write_model(job.folder, best, classifier.network.state_dict()),
         )
+        if job.config.evolution.at is not None and not (job.folder.path / "evolution" / LINES).exists():
+            tell("no snapshot of features was taken: training ended before the first that --evolve asks for")
         return _concluded(job, task, done, accelerator, tell)
+
+
+def _summary(job: Job) -> str:
+    """What is about to be trained on what."""
+    network = job.begun.classifier.network
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    learned = f"{sum(sizes[name] for name in job.chosen):,} of {sum(sizes.values()):,} parameters learn"
+    found = {name: sum(photos) for name, photos in counts(job.catalog, job.assigned).items()}
+    photos = ", ".join(f"{count:,} {name}" for name, count in found.items())
+    return f"{len(job.catalog.classes)} classes, photos: {photos}; {job.begun.spec}, {learned}"
 
 
 def _concluded(job: Job, task: Task, done: Progress, accelerator: Accelerator, tell: Callable[[str], None]) -> Trained:
@@ -217,13 +233,15 @@ def _layers(job: Job) -> list[LayerHealth]:
     return health(classifier, batch.images.to(classifier.device).float() / 255)
 
 
-def _evolution(job: Job, leads: bool) -> tuple[Callable[..., None], Callable[[int], None]]:
+def _evolution(job: Job, leads: bool, tell: Callable[[str], None]) -> tuple[Callable[..., None], Callable[[int], None]]:
     """What is called after each step and each epoch."""
     settings = job.config.evolution
     nothing: tuple[Callable[..., None], Callable[[int], None]] = (lambda step, images: None, lambda epoch: None)
     if settings.at is None or not leads:
         return nothing
     classifier = job.begun.classifier
+    if job.kind == HEAD:
+        tell("the base is frozen, so its units will look the same in every snapshot; --unfreeze lets them learn")
     rows = rows_of(job.assigned, TRAIN)
     some = np.sort(np.random.default_rng(job.config.training.seed).permutation(rows)[: settings.photos])
     photos = Photos(job.catalog, classifier.framing, classifier.channels, background=job.config.data.background)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from convscope.data.augment import augmentation
 from convscope.data.catalog import Catalog, catalog
+from convscope.data.findings import findings
 from convscope.data.listing import SPLITS
 from convscope.data.loading import IN_MEMORY, Batch, Loader, Photos, workers_for
 from convscope.data.sources import SourceOptions
@@ -72,7 +73,7 @@ def divide(found: Catalog, data: Data, seed: int) -> Assignment:
         raise UsageError(
             f"{found.source}: all photos that can be used are of one class, {present[0]!r}; a classifier needs two"
         )
-    return split(
+    assigned = split(
         found.labels,
         found.classes,
         plan(data.split, data.subset, seed),
@@ -80,6 +81,13 @@ def divide(found: Catalog, data: Data, seed: int) -> Assignment:
         groups=found.groups,
         hashes=found.hashes,
     )
+    remarks = list(assigned.remarks)
+    if data.split is not None and (found.given >= 0).any():
+        remarks.append("the source's own split is kept; --split counts for what that leaves open alone")
+    remarks += [
+        f"{one.count} {one.text}, such as {one.photos[0]}" for one in findings(found) if one.kind == "two classes"
+    ]
+    return replace(assigned, remarks=tuple(remarks))
 
 
 def begin(model: Model, classes: Sequence[str], seed: int) -> Start:

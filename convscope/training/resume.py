@@ -12,11 +12,10 @@ import yaml
 from convscope.errors import UsageError
 from convscope.models.run import CONFIG
 from convscope.training.config import Config, read_config, resolve_config
-from convscope.training.folder import RunFolder
+from convscope.training.folder import RUNS, RunFolder
 from convscope.training.learned import LEARNED
 
 AUTO = "auto"
-RUNS = Path("runs")
 STARTED = {CONFIG, "classes.json", "split.csv", "environment.json", "quarantine.csv", LEARNED, "checkpoints"}
 MORE = {("training", "epochs"), ("training", "patience")}  # what a run that goes on may have more of
 
