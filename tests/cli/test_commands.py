@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,10 @@ from tests.cli.conftest import MODEL, Call
 def test_predict(call: Call, here: Path) -> None:
     lines = call("predict", *MODEL, "a.png", "b.png", "--top", 2).out.splitlines()
     assert lines[0].split() == ["photo", "probability", "index", "class"]
-    assert [line.split()[0] for line in lines[1:]] == ["a.png", "a.png", "b.png", "b.png"]
+    assert [line.split()[0] for line in lines[1:5]] == ["a.png", "a.png", "b.png", "b.png"]
+    assert lines[5] == ""
+    assert lines[6].split() == ["class", "photos", "the", "surest"]
+    assert sum(int(found[1]) for line in lines[7:] if (found := re.search(r"  (\d+)  ", line))) == 2
     (here / "empty.png").touch()
     done = call("predict", *MODEL, ".", "--json")
     assert done.code == 1

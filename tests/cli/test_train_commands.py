@@ -71,7 +71,8 @@ def an_earlier_run(here: Path) -> None:
 def test_a_run_holds_what_it_promises_and_json_says_where(call: Call, here: Path, photos: Path) -> None:
     before = contents(photos)
     done = call("train", photos, *NET, "--epochs", 2, "--out", "runs/a", "--json")
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0
+    assert done.err.startswith("convscope: 3 classes, photos: 42 train, 9 val, 9 test; ")
     assert done.json.keys() == {"run", "epochs", "best", "measured_on", "metrics", "remarks"}
     assert (done.json["run"], done.json["epochs"], done.json["measured_on"]) == ("runs/a", 2, "test")
     assert done.json["metrics"].keys() >= {"accuracy", "accuracy_interval", "loss", "count", "per_class"}
