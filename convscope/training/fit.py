@@ -261,6 +261,11 @@ def _guard(totals: Totals, done: Progress, optimizer: torch.optim.Optimizer) -> 
 
 def _row(done: Progress, totals: Sequence[float], rate: float, val: tuple[float, float] | None) -> dict[str, Any]:
     loss, right, count = totals
+    if val and not math.isfinite(val[0]):
+        raise ConvscopeError(
+            f"the validation loss is no longer finite after epoch {done.epoch + 1} (learning rate {rate:.3g}): lower "
+            "--lr, or limit the gradient with --clip 1; the last checkpoint is kept"
+        )
     if not count:
         raise ConvscopeError("none of the training photos can be read any more: are they still where they were?")
     return {

@@ -82,7 +82,9 @@ class RunFolder:
         place = self.path / "checkpoints"
         new, old = place / f".{name}.new", place / f".{name}.old"
         with writing(self.path):
-            shutil.rmtree(new, ignore_errors=True)
+            _mend(place, name)
+            for left in (new, old):  # by a kill: nothing can be renamed onto it
+                shutil.rmtree(left, ignore_errors=True)
             try:
                 new.mkdir(parents=True)
                 save_file(checkpoint.network, new / NETWORK)
@@ -94,7 +96,6 @@ class RunFolder:
             except Exception:
                 shutil.rmtree(new, ignore_errors=True)  # of a full disk nothing is kept occupied
                 raise
-            _mend(place, name)
             if (place / name).exists():
                 os.replace(place / name, old)
             os.replace(new, place / name)

@@ -93,7 +93,8 @@ def run(
         except BaseException as error:
             if isinstance(error, Cancelled) and accelerator.is_main_process:
                 told.remark(f"to go on: convscope train --resume {shlex.quote(str(job.folder.path))}")
-            if accelerator.is_main_process and job.folder.load_state() is None:  # there is nothing to go on from
+            begun = any((job.folder.path / "checkpoints").glob("*last*"))
+            if accelerator.is_main_process and resume is None and not begun:  # there is nothing to go on from
                 shutil.rmtree(job.folder.path, ignore_errors=True)
                 _remove_empty(job.folder.path.parent)
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -256,3 +257,20 @@ def test_balanced_sampling_shows_rare_classes_as_often(tmp_path: Path) -> None:
     fitted(changed, tmp_path / "run")
     shown = np.bincount(task.labels[np.concatenate(seen)], minlength=10)
     assert shown.max() - shown.min() <= 3  # one an epoch at most
+
+
+@pytest.mark.parametrize("left", ["old and new", "old"])
+def test_a_kill_between_two_renamings_does_no_lasting_harm(tmp_path: Path, left: str) -> None:
+    fitted(task_of(plain_net(), epochs=1), tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    whole = folder.load(LAST)
+    assert whole is not None
+    place = tmp_path / "run" / "checkpoints"
+    (place / LAST).rename(place / f".{LAST}.old")
+    if left == "old and new":
+        folder.save(LAST, whole)
+        shutil.copytree(place / LAST, place / f".{LAST}.old", dirs_exist_ok=True)
+    for _ in range(2):
+        folder.save(LAST, whole)
+        assert folder.load(LAST) is not None
+    assert sorted(found.name for found in place.iterdir()) == [BEST, LAST]
