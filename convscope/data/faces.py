@@ -22,6 +22,7 @@ from PIL import Image
 from convscope.data.cache import key_of, replacing
 from convscope.data.cascade import Face, check_margin, crop_face, find_faces
 from convscope.data.listing import NONE, SPLITS, TRAIN, WORDS, Listing, Refused
+from convscope.data.scan import cores
 from convscope.data.store import Files, Store
 from convscope.errors import ConvscopeError, UsageError
 from convscope.images.read import printable
@@ -111,7 +112,7 @@ def crop_faces(
 
 def _in_parallel(work: Callable[[int], Outcome], rows: Sequence[int]) -> Generator[Outcome]:
     """Outcomes in order, by a thread for each core: decoding and the cascade let go of Python's lock."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = cores()
     waiting: deque[Future[Outcome]] = deque()
     with ThreadPoolExecutor(workers, "faces") as pool:
         try:

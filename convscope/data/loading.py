@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from convscope.data.augment import Augmentation
 from convscope.data.catalog import Catalog
 from convscope.data.listing import Refused
-from convscope.data.scan import why
+from convscope.data.scan import cores, why
 from convscope.data.store import Arrays
 from convscope.errors import ConvscopeError, UsageError
 from convscope.images.frame import Framing
@@ -155,11 +155,6 @@ def track_all(
 
 def _several(photos: Photos, rows: range) -> list[tuple[int, Tensor | Refused]]:
     return [(row, photos.one(row, 0)) for row in rows]
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def workers_for(photos: Photos, asked: int | None = None) -> int:

@@ -61,6 +61,11 @@ class Facts:
 Found = tuple[int, int, int, tuple[int, int], str]
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def content_hash(content: bytes) -> tuple[int, int]:
     digest = blake2b(content, digest_size=16).digest()
     return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
@@ -98,7 +103,7 @@ def _scan_arrays(store: Arrays, facts: Facts) -> None:
 def _looked(store: Store, rows: np.ndarray) -> Iterator[tuple[int, Found]]:
     """Look at photos with a thread for each core: decoding lets go of Python's lock."""
     tasks = [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = cores()
     with ThreadPoolExecutor(workers, "scan") as pool:
         waiting: list[Future[list[Found]]] = []
         try:

@@ -14,7 +14,7 @@ from convscope.data.augment import augmentation
 from convscope.data.catalog import Catalog, catalog
 from convscope.data.findings import findings
 from convscope.data.listing import SPLITS
-from convscope.data.loading import IN_MEMORY, Batch, Loader, Photos, workers_for
+from convscope.data.loading import Batch, Loader, Photos, workers_for
 from convscope.data.sources import SourceOptions
 from convscope.data.split import Assignment, plan, split
 from convscope.errors import UsageError
@@ -46,7 +46,6 @@ class Machine:
     workers: int | None = None
     cache: bool = True  # of a frozen base's features
     cache_limit: int = LARGEST
-    in_memory: int = IN_MEMORY
 
 
 def read_catalog(data: Data) -> Catalog:
@@ -237,7 +236,7 @@ def sources(
             source = FromFeatures(found)
             return Sources(Tail(cut), source, source, tuple(remarks))
     pin = classifier.device.type == "cuda"
-    base = plain.in_memory(machine.in_memory)
+    base = plain.in_memory()
     augmented = base if not changes.active else replace(base, augmentation=changes)
     if changes.crop:  # canvases in memory are of whole photos
         augmented = replace(augmented, canvases=None, absent=())
