@@ -86,7 +86,8 @@ class Scope:
     the share of the covered length that is kept; None squashes the whole photo). Without a size photos are taken as
     large as they are.
 
-    The module is used as it is, on its device and in its dtype, and is left as it was. ``progress`` shows long jobs.
+    The module is used as it is, on its device and in its dtype, and is left as it was. ``background``: what lies behind
+    transparent photos; by default what a run was trained with, else white. ``progress`` shows long jobs.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Scope:
         crop: float | None = 1.0,
         interpolation: str = "bicubic",
         channels: int | None = None,
-        background: str = "white",
+        background: str | None = None,
         progress: bool = True,
     ) -> None:
         if not isinstance(module, nn.Module):
@@ -124,7 +125,7 @@ class Scope:
                 framing=framing,
                 channels=channels,
             )
-        self.background = background
+        self.background = background or self.classifier.background
         self.progress = progress
 
     @property
@@ -249,7 +250,7 @@ def load(
     mean: PerChannel | None = None,
     std: PerChannel | None = None,
     size: int | tuple[int, int] | None = None,
-    background: str = "white",
+    background: str | None = None,
     progress: bool = True,
     device: str | torch.device | None = None,
     structure_only: bool = False,

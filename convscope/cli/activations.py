@@ -39,7 +39,7 @@ def activations(
         bool,
         typer.Option("--squash", help="Draw values through a sigmoid instead of stretching each map to its range."),
     ] = False,
-    background: Background = "white",
+    background: Background = None,
     json: Json = False,
 ) -> None:
     """Feature maps of layers: one sheet a layer with dead maps marked, and all its maps merged into one."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from convscope.cli.data import SOURCE, ClassNames, DataChoice
 from convscope.cli.options import Json
 from convscope.cli.output import counted, emit, note, plain, say, table
-from convscope.cli.train import SOURCE, ClassNames, DataChoice
 from convscope.errors import UsageError
 
 if TYPE_CHECKING:

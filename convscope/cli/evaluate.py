@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from convscope.cli.data import SOURCE, DataChoice
 from convscope.cli.options import Background, Json, ModelChoice
 from convscope.cli.output import as_json, emit, note, say, table
-from convscope.cli.train import SOURCE, DataChoice
 from convscope.errors import UsageError
 
 if TYPE_CHECKING:
     from convscope.data.catalog import Catalog
+    from convscope.images.lettering import Line
     from convscope.training.evaluate import Evaluation
+    from convscope.training.metrics import TopLoss
 
 WORST = 24  # photos on the sheet of largest losses
 
@@ -36,7 +39,7 @@ def evaluate(
         typer.Option(metavar="DIR", help="Also write evaluation.json, the confusion and the photos of largest loss."),
     ] = None,
     workers: Annotated[int | None, typer.Option(metavar="N", min=0, help="Processes that read photos.")] = None,
-    background: Background = "white",
+    background: Background = None,
     json: Json = False,
 ) -> None:
     """Accuracy with its interval, figures of every class, and the photos it is most wrong about.
@@ -48,21 +51,30 @@ def evaluate(
     from convscope.models.registry import parse
     from convscope.progress import ConsoleProgress, reporting
     from convscope.training.evaluate import evaluate as evaluated
-    from convscope.training.evaluate import own_split, trained_on
+    from convscope.training.evaluate import own_photos, trained_on
 
     prefix, name, _ = parse(chosen.model)
-    run = Path(name) if prefix == "run" else None
+    run = Path(name).expanduser() if prefix == "run" else None
     scope = chosen.open(background=background)
     with ExitStack() as stack:
         draft = stack.enter_context(staged(out)) if out is not None else None
         stack.enter_context(reporting(ConsoleProgress()))
         rows = None
         if photos is None:
-            found, rows, which = _own(run, own_split)
-            note(f"the run's own {which} photos")
+            if run is None:
+                raise UsageError(
+                    "say which photos: a folder with a folder for each class; only a run has photos of its own"
+                )
+            own = own_photos(run)
+            found, rows = own.catalog, own.rows
+            note(f"the run's own {own.which} photos")
+            for remark in own.remarks:
+                note(remark)
         else:
             found = catalog(photos, data.options())
-        result = evaluated(scope.classifier, found, rows, ten_crop=ten_crop, background=background, workers=workers)
+        result = evaluated(
+            scope.classifier, found, rows, ten_crop=ten_crop, background=scope.background, workers=workers
+        )
         if draft is not None and result.leads:
             _write(result, found, draft, out)
     if not result.leads:
@@ -82,26 +94,6 @@ def evaluate(
         _tell(result)
     if out is not None:
         note(f"{out}: evaluation.json, confusion.png, largest-losses.png")
-
-
-def _own(run: Path | None, own_split: Any) -> tuple[Catalog, Any, str]:
-    """The test photos of a run, or its validation photos where it has none."""
-    if run is None:
-        raise UsageError("say which photos: a folder with a folder for each class; only a run has photos of its own")
-    from convscope.data.listing import TEST, VAL
-    from convscope.models.run import CONFIG
-    from convscope.training.config import read_config, resolve_config
-    from convscope.training.prepare import read_catalog
-
-    if not (run / "split.csv").exists():
-        raise UsageError(f"{run} has no photos of its own: name some")
-    held = read_config(run / CONFIG)
-    found = read_catalog(resolve_config({"data": held.get("data")}, {}).data)
-    for which, word in ((TEST, "test"), (VAL, "validation")):
-        rows = own_split(run, found, which)
-        if len(rows):
-            return found, rows, word
-    raise UsageError(f"{run} kept no photos to test on: name some")
 
 
 def _tell(result: Evaluation) -> None:
@@ -124,11 +116,19 @@ def _tell(result: Evaluation) -> None:
         )
 
 
-def _verdict(true: str, predicted: str) -> str:
-    return f"{true}, rightly," if true == predicted else f"{true}, taken for {predicted},"
+def _verdict(one: TopLoss, classes: Sequence[str]) -> list[Line]:
+    """What is written under a photo: its name, its class with the class's probability, what it was taken for."""
+    from convscope.images.lettering import Line, class_label
+
+    true, predicted = (class_label(name, classes.index(name)) for name in (one.true, one.predicted))
+    after = f" ({one.probability:.2f})"
+    if one.true == one.predicted:
+        return [Line(one.name), Line(true, "rightly ", after)]
+    return [Line(one.name), Line(true, "true: ", after), Line(predicted, "taken for ")]
 
 
 def _write(result: Evaluation, found: Catalog, draft: Path, out: Path | None) -> None:
+    from convscope.images.lettering import font_remark
     from convscope.images.sheet import contact_sheet
     from convscope.training import charts
 
@@ -141,6 +141,8 @@ def _write(result: Evaluation, found: Catalog, draft: Path, out: Path | None) ->
     worst = [one for one in wrong or metrics.top_losses if one.name in place][:WORST]
     if worst:
         tiles = [found.store.photo(place[one.name]) for one in worst]
-        labels = [f"{one.name}: {_verdict(one.true, one.predicted)} {one.probability:.2f}" for one in worst]
-        sheet = contact_sheet(tiles, labels, columns=6, tile=224, title="the largest losses")
-        sheet.save(draft / "largest-losses.png")
+        labels = [_verdict(one, names) for one in worst]
+        title = "the largest losses; in brackets the true class's probability"
+        contact_sheet(tiles, labels, columns=6, tile=224, title=title).save(draft / "largest-losses.png")
+    if remark := font_remark([*names, *(one.name for one in worst)]):
+        note(remark)

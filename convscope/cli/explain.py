@@ -60,7 +60,7 @@ def explain(
         str, typer.Option(metavar="PATTERN,...", help="Layers whose feature maps are shown too; none for none.")
     ] = STAGES,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the report and its pictures go.")] = Path("report"),
-    background: Background = "white",
+    background: Background = None,
     json: Json = False,
 ) -> None:
     """Explain photos: what in them speaks for a class, by several methods, in one HTML report."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,23 +10,19 @@ import typer
 from convscope.cli.options import Background, Json, ModelChoice
 from convscope.cli.output import bytes_in_words, counted, emit, note, say
 from convscope.cli.values import assignment
-from convscope.errors import UsageError
+from convscope.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from convscope.models.export import Checked
     from convscope.scope import Scope
 
 
-class Format(StrEnum):
-    onnx = "onnx"
-    safetensors = "safetensors"
-
-
 def export(
     chosen: ModelChoice,
     format: Annotated[
-        Format | None,
+        str | None,
         typer.Option(
+            metavar="FORMAT",
             help="onnx runs anywhere; safetensors holds the weights. By default what --out ends in, else onnx.",
             show_default=False,
         ),
@@ -43,7 +38,7 @@ def export(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
-    background: Background = "white",
+    background: Background = None,
     json: Json = False,
 ) -> None:
     """The model as one ONNX or safetensors file, with preprocessing and class names; checked to give the same."""
@@ -58,8 +53,9 @@ def export(
         raise UsageError(f"--out {out} is for the format {wanted}: end it in .{wanted}")
     if out.is_file() and not force:
         raise UsageError(f"{out} is there already: --force replaces it, --out names another")
-    photos = (read_photo(photo, background=background).image for photo in (find_photos(check) if check else ()))
     scope = chosen.open(background=background)
+    read = (read_photo(photo, background=scope.background) for photo in (find_photos(check) if check else ()))
+    photos = (photo.image for photo in read)
     with placed(out) as draft, explained_size(scope):
         checked = export_model(
             scope.classifier,
@@ -72,10 +68,14 @@ def export(
     _tell(chosen, scope, out, wanted, checked, json)
 
 
-def _format(format: Format | None, out: Path | None) -> str:
+def _format(format: str | None, out: Path | None) -> str:
     """The format that was asked for, by its name or by the end of the file's."""
+    from convscope.models.export import WRITERS
+
+    if format is not None and format not in WRITERS:
+        raise unknown("--format", format, WRITERS)
     end = out.suffix.lower().removeprefix(".") if out is not None else ""
-    return (format or (Format(end) if end in list(Format) else Format.onnx)).value
+    return format or (end if end in WRITERS else "onnx")
 
 
 def _name(spec: str) -> str:

@@ -16,31 +16,46 @@ from convscope.cli.values import assignment, canvas, device_named, numbers
 if TYPE_CHECKING:
     from convscope.scope import Scope
 
-PANEL = "Model"
+NETWORK = "Model"  # a panel of help
 
 
-def model_option(metavar: str, help: str, *names: str) -> Any:
-    """An option that help lists with those that say which model."""
-    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=PANEL, show_default=False)
+def option(panel: str, metavar: str | None, help: str, *names: str, min: float | None = None) -> Any:
+    """An option with a value, in a panel of help."""
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, show_default=False, min=min)
+
+
+def flag(panel: str, help: str, *names: str) -> Any:
+    """An option without a value."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
 
 
 MODEL = "Such as convscope:efficientnet_lite0, torchvision:vgg16 or net.py:Net; `convscope models` lists the sources."
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL, show_default=False)]
 Weights = Annotated[
-    Path | None, model_option("FILE", "Checkpoint to load: .safetensors, or PyTorch's with tensors only.")
+    Path | None, option(NETWORK, "FILE", "Checkpoint to load: .safetensors, or PyTorch's with tensors only.")
 ]
-Classes = Annotated[Path | None, model_option("FILE", "Class names, one a line or JSON; or imagenet.")]
-Mean = Annotated[str | None, model_option("A,B,C", "Mean of the normalisation, of pixels in 0 to 1.")]
-Std = Annotated[str | None, model_option("A,B,C", "Standard deviation of the normalisation.")]
-Size = Annotated[str | None, model_option("N|HxW", "The network's canvas, such as 224 or 96x128.")]
+Classes = Annotated[Path | None, option(NETWORK, "FILE", "Class names, one a line or JSON; or imagenet.")]
+Mean = Annotated[str | None, option(NETWORK, "A,B,C", "Mean of the normalisation, of pixels in 0 to 1.")]
+Std = Annotated[str | None, option(NETWORK, "A,B,C", "Standard deviation of the normalisation.")]
+Size = Annotated[str | None, option(NETWORK, "N|HxW", "The network's canvas, such as 224 or 96x128.")]
 Options = Annotated[
-    list[str] | None, model_option("NAME=VALUE", "Option of the architecture or factory; may be repeated.", "--option")
+    list[str] | None,
+    option(NETWORK, "NAME=VALUE", "Option of the architecture or factory; may be repeated.", "--option"),
 ]
-Device = Annotated[str | None, model_option("DEVICE", "cpu, cuda, cuda:1 or mps; by default a GPU where there is one.")]
+Device = Annotated[
+    str | None, option(NETWORK, "DEVICE", "cpu, cuda, cuda:1 or mps; by default a GPU where there is one.")
+]
 
 PHOTOS = "Photos, folders of photos, or quoted globs."
 Photos = Annotated[list[str], typer.Argument(metavar="PHOTOS...", help=PHOTOS, show_default=False)]
-Background = Annotated[str, typer.Option(metavar="COLOUR", help="What lies behind transparent photos.")]
+Background = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLOUR",
+        help="What lies behind transparent photos; by default as in training, else white.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on stdout.")]
 
 
@@ -57,7 +72,7 @@ class ModelChoice:
     options: Options = None
     device: Device = None
 
-    def open(self, *, background: str = "white", structure_only: bool = False) -> Scope:
+    def open(self, *, background: str | None = None, structure_only: bool = False) -> Scope:
         """The Scope over it. ``structure_only``: for its layers alone; no weights are fetched."""
         mean, std, size = numbers("--mean", self.mean), numbers("--std", self.std), canvas(self.size)
         options = dict(assignment("--option", text) for text in self.options or ())
@@ -65,7 +80,8 @@ class ModelChoice:
         from convscope.models.registry import parse
         from convscope.scope import load
 
-        paper_colour(background)  # refused now rather than with the first photo
+        if background is not None:
+            paper_colour(background)  # refused now rather than with the first photo
         found = load(
             self.model,
             weights=self.weights,
@@ -77,7 +93,8 @@ class ModelChoice:
             structure_only=structure_only,
             options=options,
         )
-        found.background = background
+        if background is not None:
+            found.background = background
         if parse(self.model)[0] in ("file", "module") and not structure_only:
             assumed = {
                 "--weights": "the network is used as its factory made it" if self.weights is None else "",

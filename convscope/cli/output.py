@@ -72,12 +72,14 @@ def table(
     if stdout() is not None and stdout().isatty():
         _drawn(head, rows, right, group)
         return
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    from rich.cells import cell_len  # a Chinese character takes two places on a terminal, an accent of its own none
+
+    widths = [max(cell_len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     for row in (head, *rows):
-        cells = [
-            cell.rjust(width) if name in right else cell.ljust(width)
-            for name, cell, width in zip(head, row, widths, strict=True)
-        ]
+        cells = []
+        for name, cell, width in zip(head, row, widths, strict=True):
+            gap = " " * (width - cell_len(cell))
+            cells.append(gap + cell if name in right else cell + gap)
         say("  ".join(cells).rstrip())
 
 

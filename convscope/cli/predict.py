@@ -32,7 +32,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    background: Background = "white",
+    background: Background = None,
     json: Json = False,
 ) -> None:
     """The most probable classes of photos, and the photos grouped by their class. MODEL may be a run's folder."""
@@ -70,7 +70,7 @@ def predict(
         if len(found) > 1:
             _tell(groups, names)
     if out is not None and found:
-        _write(found, groups, names, out, background)
+        _write(found, groups, names, out, scope.background)
         note(f"{out}: predictions.csv, and a sheet for each class that has photos")
     if code := batch.tell():
         raise typer.Exit(code)
@@ -108,6 +108,7 @@ def _write(
     background: str,
 ) -> None:
     from convscope.cli.files import staged
+    from convscope.images.lettering import Line, class_label, font_remark
     from convscope.images.read import read_photo
     from convscope.images.sheet import contact_sheet
 
@@ -126,9 +127,11 @@ def _write(
                 tile = read_photo(one["photo"], background=background).image
                 tile.thumbnail((192, 192))
                 tiles.append(tile)
-            labels = [f"{Path(one['photo']).name} {one['top'][0]['probability']:.2f}" for one in shown]
+            labels = [[Line(Path(one["photo"]).name), Line(f"{one['top'][0]['probability']:.2f}")] for one in shown]
             more = "" if len(group) == len(shown) else f", the surest {len(shown)} of them"
-            title = f"{names[i].split(',')[0]}: {counted(len(group), 'photo')}{more}"
+            title = f"{class_label(names[i].split(',')[0], i)}: {counted(len(group), 'photo')}{more}"
             sheet = contact_sheet(tiles, labels, columns=min(8, max(4, len(tiles))), tile=192, title=title)
             slug = re.sub(r"[^\w.-]+", "_", names[i].split(",")[0]).strip("_.")[:60]
             sheet.save(draft / f"{i:03d}-{slug or 'class'}.png")
+    if remark := font_remark([*(names[i] for i in groups), *(Path(one["photo"]).name for one in found)]):
+        note(remark)

@@ -13,6 +13,11 @@ from typing import Any
 from convscope.errors import Cancelled, ConvscopeError
 
 REASONS = {"SIGINT": "interrupted", "SIGTERM": "ended by SIGTERM", "SIGHUP": "ended: the terminal was closed"}
+LESS = {  # what a command can do with less memory
+    "train": "try a smaller --batch-size or --size",
+    "explain": "try a smaller --size, or a smaller budget, as in --set occlusion.budget=128",
+    "check": "check the folders of photos one at a time",
+}
 BROKEN_PIPE = 141  # what a shell calls the end by SIGPIPE
 
 
@@ -45,7 +50,7 @@ def run(args: Sequence[str]) -> int:
         _forget_stdout()
         return BROKEN_PIPE
     except Exception as error:
-        line = _not_a_bug(error)
+        line = _not_a_bug(error, args)
         if line is None:
             raise
         complain(f"error: {line}")
@@ -70,7 +75,7 @@ def _invoke(args: Sequence[str]) -> int:
         raise end.__context__ from None
 
 
-def _not_a_bug(error: Exception) -> str | None:
+def _not_a_bug(error: Exception, args: Sequence[str]) -> str | None:
     """The line for what the user can mend, though it is no ConvscopeError."""
     import typer
 
@@ -79,11 +84,25 @@ def _not_a_bug(error: Exception) -> str | None:
         hint = f" (`{context.command_path} --help` explains)" if context is not None else ""
         message: Any = error.format_message()  # type: ignore[attr-defined]
         return str(message).rstrip(".") + hint
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out of memory: try a smaller --size, or a smaller budget, as in --set occlusion.budget=128"
+    if _out_of_memory(error):
+        return f"out of memory: {LESS.get(_command(args), 'try a smaller --size')}"
     if isinstance(error, OSError) and error.filename is None:  # such as a full disk behind stdout
         return f"writing failed: {error.strerror or error}"
     return None
+
+
+def _command(args: Sequence[str]) -> str:
+    """Which command was called; what follows it may have a command's name too, such as a folder train."""
+    from convscope.cli.app import app
+
+    names = {command.callback.__name__ for command in app.registered_commands if command.callback is not None}
+    return next((arg for arg in args if arg in names), "")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Python's, a GPU's, or torch's on the CPU, which has no type of its own."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
 
 
 def _forget_stdout() -> None:

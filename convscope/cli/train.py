@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from dataclasses import dataclass
@@ -10,72 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convscope.cli.options import Background, Device, Json, Mean, Options, Std
+from convscope.cli.data import DATA, SOURCE, ClassNames, DataChoice
+from convscope.cli.options import NETWORK, Background, Device, Json, Mean, Options, Size, Std, flag, option
 from convscope.cli.output import emit, note, say, stdout
 from convscope.cli.values import assignment, canvas, device_named, listed, numbers
 from convscope.errors import UsageError
 
 if TYPE_CHECKING:
-    from convscope.data.sources import SourceOptions
     from convscope.training.job import Epoch, Told, Trained
 
-DATA, NETWORK, LEARNING, RUN = "Photos", "Model", "Learning", "Run"
-SOURCE = (
-    "A folder with a folder of photos for each class (or train/, val/, test/ with such folders), a list of `path "
-    "label` lines, .csv, .jsonl, IDX files, tar shards, or a set by name such as digits."
-)
-
-
-def option(panel: str, metavar: str | None, help: str, *names: str, min: float | None = None) -> Any:
-    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, show_default=False, min=min)
-
-
-def flag(panel: str, help: str, *names: str) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataChoice:
-    """Which photos, and how their source is read."""
-
-    root: Annotated[Path | None, option(DATA, "DIR", "Where a list's paths begin; by default at the list.")] = None
-    columns: Annotated[
-        str | None, option(DATA, "path=A,label=B", "A table's columns: of path, label, group, split.")
-    ] = None
-    group: Annotated[
-        str | None, option(DATA, "REGEX", "What belongs together, in photos' names; it is never parted by the split.")
-    ] = None
-    download: Annotated[bool, flag(DATA, "Fetch a set by name that is not there.", "--download")] = False
-
-    def settings(self) -> dict[str, Any]:
-        columns = dict(assignment("--columns", part) for part in listed(self.columns or ""))
-        return {
-            "root": str(self.root) if self.root is not None else None,
-            "columns": {key: str(value) for key, value in columns.items()} or None,
-            "group": self.group,
-            "download": self.download or None,
-        }
-
-    def options(self, classes: list[str] | None = None) -> SourceOptions:
-        from convscope.data.sources import SourceOptions
-
-        settings = self.settings()
-        names = tuple(classes) if classes is not None else None
-        return SourceOptions(settings["columns"] or {}, self.root, self.group, names, self.download)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassNames:
-    """What labels that are numbers stand for."""
-
-    classes: Annotated[
-        Path | None, option(DATA, "FILE", "Class names, one a line or JSON, for labels that are numbers.")
-    ] = None
-
-    def names(self) -> list[str] | None:
-        from convscope.models.classes import read_classes
-
-        return list(read_classes(self.classes).names) if self.classes is not None else None
+LEARNING, RUN = "Learning", "Run"  # panels of help
+SINGULAR = {"rates": "rate", "options": "option"}  # what may be repeated is called by what is given each time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +39,7 @@ class Start:
     ] = None
     from_: Annotated[str | None, option(NETWORK, "RUN", "Train on from a run's network.", "--from")] = None
     weights: Annotated[str | None, option(NETWORK, "FILE", "Trained weights to begin with, as far as they fit.")] = None
-    size: Annotated[str | None, option(NETWORK, "N|HxW", "The network's canvas, such as 224 or 96x128.")] = None
+    size: Size = None
     head: Annotated[str | None, option(NETWORK, "KIND", "softmax, or binary for a single output; default auto.")] = None
     batch_norm: Annotated[bool, flag(NETWORK, "BatchNorm after each convolution.", "--batch-norm")] = False
     dropout: Annotated[float | None, option(NETWORK, "SHARE", "Change the share of every dropout.")] = None
@@ -223,8 +169,22 @@ class Carrying:
     ] = None
     workers: Annotated[int | None, option(RUN, "N", "Processes that read photos; by default one a core.", min=0)] = None
     no_cache: Annotated[bool, flag(RUN, "Run a frozen base in every epoch instead of once.", "--no-cache")] = False
-    cache_limit: Annotated[float | None, option(RUN, "GIB", "Most features to keep; default 4.", min=0)] = None
+    cache_limit: Annotated[float | None, option(RUN, "GIB", "Most features to keep; default 4.")] = None
     tensorboard: Annotated[bool, flag(RUN, "Also write TensorBoard's files.", "--tensorboard")] = False
+
+    def settings(self) -> dict[str, Any]:
+        if self.cache_limit is not None and not 0 < self.cache_limit < math.inf:
+            hint = "--no-cache runs the base in every epoch instead, and keeps no features"
+            raise UsageError(f"--cache-limit {self.cache_limit:g} is no number of GiB above 0; {hint}")
+        return {
+            "out": self.out,
+            "config": self.config,
+            "resume": self.resume,
+            "workers": self.workers,
+            "cache": not self.no_cache,
+            "cache_limit": self.cache_limit,
+            "tensorboard": self.tensorboard,
+        }
 
 
 def train(
@@ -237,7 +197,7 @@ def train(
     watching: Watching,
     carrying: Carrying,
     device: Device = None,
-    background: Background = None,  # type: ignore[assignment]
+    background: Background = None,
     json: Json = False,
 ) -> None:
     """Train a classifier on your photos.
@@ -250,33 +210,33 @@ def train(
         **start.settings(),
         **learning.settings(),
         **watching.settings(),
+        "background": background,
     }
+    carried = carrying.settings()
     device_found = device_named(device)
     from convscope.cli.process import asked_to_end
     from convscope.progress import ConsoleProgress, reporting
     from convscope.training.api import train as trained
+    from convscope.training.config import WrongSetting
 
-    with asked_to_end() as wanted, reporting(ConsoleProgress(), cancel=wanted):
-        found = trained(
-            photos,
-            out=carrying.out,
-            config=carrying.config,
-            resume=carrying.resume,
-            device=device_found,
-            workers=carrying.workers,
-            cache=not carrying.no_cache,
-            cache_limit=carrying.cache_limit,
-            tensorboard=carrying.tensorboard,
-            told=_teller(json),
-            background=background,
-            **settings,
-        )
+    try:
+        with asked_to_end() as wanted, reporting(ConsoleProgress(), cancel=wanted):
+            found = trained(photos, device=device_found, told=_teller(json), **carried, **settings)
+    except WrongSetting as error:
+        if settings.get(error.name) is None:
+            raise
+        raise UsageError(f"{_option(error.name)}{error.text}") from None
     if not found.leads:
         return
     if json:
         emit(_about(found))
     else:
         _conclude(found)
+
+
+def _option(setting: str) -> str:
+    """The option that gives a setting."""
+    return f"--{SINGULAR.get(setting, setting).replace('_', '-')}"
 
 
 def _teller(json: bool) -> Told:

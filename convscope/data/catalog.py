@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convscope.data.cache import key_of
 from convscope.data.listing import Listing, Refused
 from convscope.data.scan import BROKEN, Facts, scan
 from convscope.data.sources import SourceOptions, open_source
@@ -69,6 +70,12 @@ def catalog(source: str | Path, options: SourceOptions | None = None) -> Catalog
     """
     listed = open_source(str(source), options or SourceOptions())
     return catalog_of(listed, scan(listed))
+
+
+def digest(found: Catalog) -> str:
+    """Names, labels and contents of all photos, in one word."""
+    labels = np.ascontiguousarray(found.labels)
+    return key_of(found.store.names.blob.tobytes(), labels.tobytes(), found.hashes.tobytes(), found.classes)
 
 
 def catalog_of(listed: Listing, facts: Facts) -> Catalog:

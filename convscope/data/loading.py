@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from convscope.progress import track
 
 IN_MEMORY = 2**30  # bytes of canvases that are kept instead of being read again every epoch
 CHUNK = 32
+AHEAD = 4  # batches that each worker has ready
 
 
 class Batch(NamedTuple):
@@ -172,7 +174,7 @@ class Loader:
     def __init__(self, photos: Photos, workers: int = 0, *, pin: bool = False) -> None:
         self.photos, self._pin = photos, pin
         self._queue = _Queue()
-        options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 4} if workers else {}
+        options: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": AHEAD} if workers else {}
         self._loader: DataLoader[Batch] = DataLoader(
             photos,
             batch_size=None,
@@ -187,7 +189,9 @@ class Loader:
     def batches(self, wanted: Sequence[np.ndarray], epoch: int = 0) -> Iterator[Batch]:
         """Batches of these rows, in this order."""
         self._queue.wanted = [Wanted(epoch, rows) for rows in wanted]
-        return map(self._received, self._loader)
+        with _uninterrupted():  # workers may begin here
+            found = iter(self._loader)
+        return map(self._received, found)
 
     def _received(self, batch: Batch) -> Batch:
         images, labels = torch.as_tensor(batch.images), torch.as_tensor(batch.labels)
@@ -202,11 +206,34 @@ class Loader:
 
 
 def _sent(batch: Batch) -> Batch:
-    """A worker hands arrays on through a pipe. Tensors would go by files in /dev/shm, which a container has little of:
-    where they do not fit, everything waits for ever."""
-    if get_worker_info() is None:
+    """A worker hands tensors on in shared memory, where that has room for all that may be under way; else arrays
+    through a pipe. A container often has little of it, and where a batch does not fit everything waits for ever."""
+    worker = get_worker_info()
+    if worker is None or _shared_memory() > 2 * batch.images.nbytes * AHEAD * (worker.num_workers + 1):
         return batch
     return batch._replace(images=batch.images.numpy(), labels=batch.labels.numpy())  # type: ignore[arg-type]
+
+
+def _shared_memory() -> int:
+    """Bytes that are free there; 0 where it is not known."""
+    try:
+        found = os.statvfs("/dev/shm")
+    except (OSError, AttributeError):  # not Linux
+        return 0
+    return found.f_bavail * found.f_frsize
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Keep Ctrl-C waiting: it would end a worker that has not yet come to ignore it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Queue(Sampler[Wanted]):
@@ -225,6 +252,8 @@ class _Queue(Sampler[Wanted]):
 def _quietly(_: int) -> None:
     """Signals are the main process's to answer: a terminal sends Ctrl-C to all of them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # one that waited since the worker began is dropped now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     for name in ("SIGTERM", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     sys.excepthook = _unless_left  # of the thread that hands over batches, alone
@@ -266,7 +295,11 @@ def balanced(seed: int, epoch: int, rows: np.ndarray, labels: np.ndarray) -> np.
     return rng.permutation(np.concatenate(drawn))
 
 
-def cut(rows: np.ndarray, size: int, *, drop_last: bool = False) -> list[np.ndarray]:
-    """Rows in batches of ``size``; the last one may be smaller."""
+def cut(rows: np.ndarray, size: int, *, drop_last: bool = False, least: int = 1) -> list[np.ndarray]:
+    """Rows in batches of ``size``; the last one may be smaller, but one of less than ``least`` joins the one before."""
     parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-    return parts[:-1] if drop_last and len(parts) > 1 and len(parts[-1]) < size else parts
+    if len(parts) < 2 or len(parts[-1]) == size:
+        return parts
+    if drop_last:
+        return parts[:-1]
+    return parts if len(parts[-1]) >= least else [*parts[:-2], np.concatenate(parts[-2:])]

@@ -4,47 +4,259 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
-from functools import lru_cache
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from PIL import ImageDraw, ImageFont
 
+# Left out where no font has them, and never asked for: joiners, variation selectors, skin tones.
+UNSEEN = frozenset(map(chr, (0x200C, 0x200D, *range(0xFE00, 0xFE10), *range(0x1F3FB, 0x1F400))))
+NEVER = re.compile("lastresort|blank|tofu")  # fonts that have every character, as a box
+UNSUITED = re.compile("bold|black|heavy|light|thin|medium|italic|oblique|cond|narrow|mono|serif|sun|song|ming|mincho")
+PREFERRED = (  # by their files, without spaces and hyphens
+    *("notosans", "sourcehansans", "pingfang", "hiragino", "msyh", "yugoth", "meiryo", "malgun", "applesdgothic"),
+    *("leelaw", "nirmala", "thonburi", "kohinoor", "arialunicode", "wqy", "droidsansfallback", "notoemoji", "segui"),
+)
 
-@lru_cache(maxsize=32)
-def _plain_font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)  # type: ignore[return-value]
+
+class Line(NamedTuple):
+    """A line of a label. Where it is too long, the name loses its middle; what is around it stays."""
+
+    name: str
+    before: str = ""
+    after: str = ""
 
 
-@lru_cache(maxsize=32)
-def _wide_font(size: int) -> ImageFont.FreeTypeFont:
+@dataclass(frozen=True, eq=False)
+class Face:
+    """Fonts of a size: a character is of the first that has it, and where the text before goes on, of that one."""
+
+    size: int
+    fonts: tuple[ImageFont.FreeTypeFont, ...]
+    having: Mapping[str, tuple[int, ...]]  # which fonts have a character
+
+    def runs(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
+        """The parts of a text, each with its font. Accents stay with their letters, which a font sets together."""
+        if len(self.fonts) == 1:
+            return [(self.fonts[0], text)]
+        parts: list[tuple[int, str]] = []
+        for character in text:
+            having, before = self.having.get(character, (0,)), parts[-1][0] if parts else 0
+            goes_on = character == " " or _joins(character)
+            which = before if not having or (goes_on and before in having) else having[0]
+            if parts and which == before:
+                parts[-1] = which, parts[-1][1] + character
+            else:
+                parts.append((which, character))
+        return [(self.fonts[which], part) for which, part in parts]
+
+    def getlength(self, text: str) -> float:
+        return sum(font.getlength(part) for font, part in self.runs(text))
+
+    def getmetrics(self) -> tuple[int, int]:
+        """How far it reaches above the line that letters stand on, and below."""
+        above, below = zip(*(font.getmetrics() for font in self.fonts), strict=True)
+        return max(above), max(below)
+
+
+def font(size: int, text: str) -> Face:
+    """Pillow's own font knows ASCII alone; other text is set in matplotlib's, and in the system's where that lacks it.
+
+    A character that is in no font is a box: ``spelled`` or ``class_label`` comes before.
+    """
+    if text.isascii():
+        return Face(size, (_sized(None, size),), {})
+    return _face(size, frozenset(text) | {" ", "…"})
+
+
+@lru_cache(maxsize=64)
+def _face(size: int, characters: frozenset[str]) -> Face:
+    files = font_files(characters)
+    having = {c: tuple(i for i, file in enumerate(files) if _has(file, c)) for c in characters}
+    return Face(size, tuple(_sized(file, size) for file in files), having)
+
+
+@lru_cache(maxsize=64)
+def _sized(file: str | None, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size) if file is None else ImageFont.truetype(file, size)  # type: ignore[return-value]
+
+
+# --- which fonts, and what they lack
+
+
+def font_files(characters: Iterable[str]) -> tuple[str, ...]:
+    """Files of fonts that have the characters between them: matplotlib's own, then those of the system it takes."""
+    return _files(frozenset(c for c in characters if not c.isascii() and not c.isspace() and c not in UNSEEN))
+
+
+@lru_cache(maxsize=256)
+def _files(characters: frozenset[str]) -> tuple[str, ...]:
+    own = _own()
+    missing = {c for c in characters if not _has(own, c)}
+    if not missing:
+        return (own,)
+    files, left = _chosen(known_files(), missing)
+    if left:  # the other list takes longer, and has what was installed since matplotlib made its own
+        files, _ = _chosen({*known_files(), *installed_files()}, missing)
+    return own, *files
+
+
+def _chosen(files: Iterable[str], missing: set[str]) -> tuple[list[str], set[str]]:
+    """Of the files those that have most of the characters, as few as can be, and what is missing still."""
+    candidates, chosen = set(files), []
+    while missing and (best := _best(candidates, missing)):
+        candidates.remove(best)
+        if taken := {c for c in missing if _has(best, c) and _draws(best, c)}:
+            chosen.append(best)
+            missing = missing - taken
+    return chosen, missing
+
+
+def _best(files: Iterable[str], missing: Iterable[str]) -> str | None:
+    """The font that has most of the characters, and of several the most suitable."""
+    counts = {file: sum(_has(file, c) for c in missing) for file in files}
+    return min((file for file in files if counts[file]), key=lambda file: (-counts[file], *_rank(file)), default=None)
+
+
+def _rank(file: str) -> tuple[int, int, str]:
+    name = re.sub(r"[\W_]", "", Path(file).stem.lower())
+    liked = next((i for i, known in enumerate(PREFERRED) if known in name), len(PREFERRED))
+    return len(UNSUITED.findall(name.replace("sansserif", ""))), liked, file
+
+
+def _own() -> str:
     import matplotlib  # only here: seldom needed
 
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
+    return str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
 
 
-def font(size: int, text: str) -> ImageFont.FreeTypeFont:
-    """Pillow's own font knows ASCII alone; other text is set in the one that comes with matplotlib."""
-    return _plain_font(size) if text.isascii() else _wide_font(size)
+def known_files() -> list[str]:
+    """The fonts on matplotlib's list, which is as old as its cache."""
+    from matplotlib.font_manager import fontManager
+
+    return _usable(entry.fname for entry in fontManager.ttflist)
 
 
-def line_height(font: ImageFont.FreeTypeFont) -> int:
+@lru_cache(maxsize=1)
+def installed_files() -> list[str]:
+    """The fonts in the system's folders, and a user's own: on Linux, macOS and Windows."""
+    from matplotlib.font_manager import findSystemFonts
+
+    return _usable(findSystemFonts())
+
+
+def _usable(files: Iterable[str]) -> list[str]:
+    return [file for file in files if not NEVER.search(re.sub(r"[\W_]", "", Path(file).stem.lower()))]
+
+
+def _has(file: str, character: str) -> bool:
+    known = _characters(file)
+    place = int(np.searchsorted(known, ord(character)))
+    return place < len(known) and int(known[place]) == ord(character)
+
+
+@cache
+def _characters(file: str) -> np.ndarray:
+    """The code points that a font has glyphs for, sorted; none where it cannot be read."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        return np.array(sorted(FT2Font(file).get_charmap()), np.uint32)
+    except (OSError, RuntimeError, ValueError):
+        return np.zeros(0, np.uint32)
+
+
+def _draws(file: str, character: str) -> bool:
+    """Whether ink comes of it: fonts of coloured pictures have no outlines."""
+    try:
+        return ImageFont.truetype(file, 20).getmask(character).getbbox() is not None
+    except (OSError, ValueError):
+        return False
+
+
+def lacking(text: str) -> list[str]:
+    """The characters of a text, in its order, that no font on the machine has."""
+    if text.isascii():
+        return []
+    files = font_files(text)
+    odd = dict.fromkeys(c for c in text if not c.isascii() and not c.isspace() and c not in UNSEEN)
+    return [c for c in odd if not any(_has(file, c) for file in files)]
+
+
+def spelled(text: str) -> str:
+    """One line that can be drawn: emoji that no font has are given by their names, other characters by their codes."""
+    text = one_line(text)
+    if text.isascii():
+        return text
+    files, missing = font_files(text), set(lacking(text))
+    text = "".join(c for c in text if c not in UNSEEN or (not missing and any(_has(file, c) for file in files)))
+    parts = [(lacks, list(part)) for lacks, part in groupby(text, missing.__contains__)]
+    return "".join(f"[{' '.join(map(_called, part))}]" if lacks else "".join(part) for lacks, part in parts)
+
+
+def class_label(name: str, index: int) -> str:
+    """A class's name as it can be drawn; where it would take codes, its number instead."""
+    text = one_line(name)
+    missing = set(lacking(text))
+    if not any(_called(c).startswith("U+") for c in missing):
+        return spelled(text)
+    rest = " ".join(word for word in text.split() if missing.isdisjoint(word))
+    return f"class {index}" + (f" ({rest})" if any(c.isalnum() for c in rest) else "")
+
+
+def font_remark(texts: Iterable[str]) -> str | None:
+    """What to tell somebody whose names no font on the machine has; None where all can be drawn."""
+    text = " ".join(texts)
+    if text.isascii() or not (missing := lacking(one_line(text))):
+        return None
+    some = ", ".join(missing[:5]) + (f" and {len(missing) - 5:,} more" if len(missing) > 5 else "")
+    fonts = " and ".join(dict.fromkeys(map(_font_for, missing)))
+    return (
+        f"no font on this machine has the characters {some}: pictures give the numbers of such classes, from 0 in "
+        f"their order, and codes for characters of other names; install {fonts} to see them"
+    )
+
+
+def _called(character: str) -> str:
+    name = unicodedata.name(character, "") if unicodedata.category(character) == "So" else ""
+    return name.lower() or f"U+{ord(character):04X}"
+
+
+def _font_for(character: str) -> str:
+    if not _called(character).startswith("U+"):
+        return "Noto Emoji"
+    script = unicodedata.name(character, "").split(" ")[0]
+    if script in ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC", "FULLWIDTH", "HALFWIDTH"):
+        return "Noto Sans CJK"
+    return f"Noto Sans {script.title()}" if unicodedata.category(character)[0] in "LM" else "Noto Sans"
+
+
+# --- lines
+
+
+def line_height(font: Face) -> int:
     return sum(font.getmetrics()) + 1
 
 
 def one_line(text: str) -> str:
     """Text that a font can draw: no control characters, no halves of characters, accents joined to their letters."""
     text = unicodedata.normalize("NFC", text).encode("utf-8", "replace").decode("utf-8")
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return " ".join("".join(c if c.isprintable() or c in UNSEEN else " " for c in text).split())
 
 
-def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
+def wrap(text: str, font: Face, width: int, most: int) -> list[str]:
     """Lines that fit the width, broken after spaces and punctuation, inside words only if need be; at most ``most``."""
     rest = one_line(text)
     lines: list[str] = []
     while rest:
         if len(lines) == most - 1 or font.getlength(rest) <= width:
-            lines.append(_shortened(rest, font, width))
+            lines.append(_beginning(rest, font, width))
             break
         fits = _fitting(rest, font, width)
         breaks = [m.end() for m in re.finditer(r"[\s_\-/.:,;]", rest[: fits + 1]) if m.end() <= fits or m[0] == " "]
@@ -54,15 +266,46 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list
     return lines
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> int:
-    """How many leading characters fit, at least one."""
+def shorten(text: str, font: Face, width: float) -> str:
+    """The text if it fits, or else without its middle: names often begin, or end, alike."""
+    if font.getlength(text) <= width or len(text) < 3:
+        return text
+    lengths = range(2, len(text))  # of what is kept
+    fits = bisect_right(lengths, width, key=lambda kept: font.getlength(_without_middle(text, kept)))
+    return _without_middle(text, lengths[max(fits - 1, 0)])
+
+
+def fitted(line: Line, font: Face, width: float) -> str:
+    """A line of a label within the width."""
+    before, after = spelled(line.before + "|")[:-1], spelled("|" + line.after)[1:]  # the bar keeps their spaces
+    room = width - font.getlength(before + after)
+    return _beginning(f"{before}{shorten(spelled(line.name), font, room)}{after}", font, width)
+
+
+def _without_middle(text: str, kept: int) -> str:
+    end = text[len(text) - kept // 2 :].lstrip()
+    while end and _joins(end[0]):  # its letter is gone
+        end = end[1:]
+    return f"{text[: kept - kept // 2].rstrip()}…{end}"
+
+
+def _joins(character: str) -> bool:
+    """Whether it belongs to the character before: accents, vowel signs, joiners."""
+    return character in UNSEEN or unicodedata.category(character).startswith("M")
+
+
+def _fitting(text: str, font: Face, width: float) -> int:
+    """How many leading characters fit, at least one; none is parted from its accents."""
     count = 1
     while count < len(text) and font.getlength(text[: count + 1]) <= width:
         count += 1
-    return count
+    whole = count
+    while whole > 1 and whole < len(text) and _joins(text[whole]):
+        whole -= 1
+    return whole if whole > 1 or count == 1 else count
 
 
-def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def _beginning(text: str, font: Face, width: float) -> str:
     """The text, or its beginning and an ellipsis."""
     if font.getlength(text) <= width:
         return text
@@ -75,12 +318,15 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 def write(
     pen: ImageDraw.ImageDraw,
     lines: Iterable[str],
-    font: ImageFont.FreeTypeFont,
+    font: Face,
     left: int,
     top: int,
     ink: tuple[int, int, int],
     centred: int | None = None,
 ) -> None:
+    above = font.getmetrics()[0]
     for i, line in enumerate(lines):
         x = left if centred is None else left + (centred - font.getlength(line)) / 2
-        pen.text((x, top + i * line_height(font)), line, font=font, fill=ink)
+        for part_font, part in font.runs(line):
+            pen.text((x, top + i * line_height(font) + above), part, font=part_font, fill=ink, anchor="ls")
+            x += part_font.getlength(part)

@@ -13,9 +13,10 @@ from PIL import Image, ImageDraw
 
 from convscope.errors import ConvscopeError, UsageError
 from convscope.images.convert import paper_colour
-from convscope.images.lettering import font, line_height, one_line, wrap, write
+from convscope.images.lettering import Face, Line, fitted, font, line_height, one_line, spelled, wrap, write
 
 Tile: TypeAlias = Image.Image | np.ndarray
+Label: TypeAlias = str | Sequence[Line]
 
 PAGE = 2200  # a sheet is made to be about as wide at most
 LEGIBLE = 84  # what a small map is enlarged to at least
@@ -27,7 +28,7 @@ MARK = (235, 64, 52)  # of dead units: seen on black and on white
 
 def contact_sheet(
     tiles: Sequence[Tile],
-    labels: Sequence[str] | None = None,
+    labels: Sequence[Label] | None = None,
     *,
     columns: int = 16,
     tile: int | None = None,
@@ -38,8 +39,9 @@ def contact_sheet(
     """Pictures (PIL images, or uint8 arrays "h w" or "h w 3") in rows, with labels under them and a title above.
 
     ``tile``: the longest side of a picture on the sheet, by default chosen by their number and size. Small maps are
-    enlarged in whole pixels, large pictures reduced; each keeps its aspect. ``dead``: the indices of dead units, or a
-    truth value for each tile; they are crossed out and say so.
+    enlarged in whole pixels, large pictures reduced; each keeps its aspect. A label is a text, broken as it fits, or
+    ``Line``s, which stay lines; what no font can draw is spelled out. ``dead``: the indices of dead units, or a truth
+    value for each tile; they are crossed out and say so.
     """
     images = [_image(item, i) for i, item in enumerate(tiles)]
     paper = paper_colour(background)
@@ -55,8 +57,8 @@ def contact_sheet(
     images = [_fit(image, side) for image in images]
     for i in marked:
         _cross_out(images[i])
-    texts = [""] * len(images) if labels is None else [str(label) for label in labels]
-    return _drawn(images, texts, columns, title or "", paper)
+    texts: list[Label] = [""] * len(images) if labels is None else [_spelled(label) for label in labels]
+    return _drawn(images, texts, columns, spelled(title or ""), paper)
 
 
 def row(
@@ -69,6 +71,18 @@ def row(
 ) -> Image.Image:
     """Pictures side by side."""
     return contact_sheet(pictures, labels, columns=max(1, len(pictures)), tile=tile, title=title, background=background)
+
+
+def headed(picture: Image.Image, text: str) -> Image.Image:
+    """A picture with a line or some above it, on white."""
+    text = spelled(text)
+    face = font(14, text)
+    lines = wrap(text, face, picture.width - 2 * MARGIN, 100)
+    top = MARGIN + len(lines) * line_height(face)
+    sheet = Image.new("RGB", (picture.width, top + picture.height), "white")
+    write(ImageDraw.Draw(sheet), lines, face, MARGIN, MARGIN, _ink((255, 255, 255)))
+    sheet.paste(picture, (0, top))
+    return sheet
 
 
 def save_each(
@@ -97,17 +111,17 @@ def save_each(
 
 
 def _drawn(
-    images: list[Image.Image], labels: Sequence[str], columns: int, title: str, paper: tuple[int, ...]
+    images: list[Image.Image], labels: Sequence[Label], columns: int, title: str, paper: tuple[int, ...]
 ) -> Image.Image:
     """The sheet. Everything is measured first, so that nothing written can be larger than its place."""
     cell = max(image.width for image in images)
-    small, large = font(max(11, min(15, cell // 8)), "".join(labels)), font(18, title)
+    small, large = font(max(11, min(15, cell // 8)), "".join(map(_text, labels))), font(18, title)
     if any(labels):
-        cell = max(cell, 4 * int(small.size))  # a label of a few characters always fits
+        cell = max(cell, 4 * small.size)  # a label of a few characters always fits
     width = columns * (cell + GAP) - GAP
     width = max(width, min(320, math.ceil(large.getlength(one_line(title)))))
     heading = wrap(title, large, width, 100)
-    lines = [wrap(label, small, cell, LABEL_LINES) for label in labels]
+    lines = [_lines(label, small, cell) for label in labels]
     rows = [range(i, min(i + columns, len(images))) for i in range(0, len(images), columns)]
     picture_h = [max(images[i].height for i in row) for row in rows]
     label_h = [max(len(lines[i]) for i in row) * line_height(small) for row in rows]
@@ -123,6 +137,20 @@ def _drawn(
             write(pen, lines[i], small, left, base + 1, ink, centred=cell)
         top = base + label + GAP
     return sheet
+
+
+def _spelled(label: Label) -> Label:
+    return list(label) if isinstance(label, (list, tuple)) else spelled(str(label))
+
+
+def _text(label: Label) -> str:
+    return label if isinstance(label, str) else "".join(spelled("|".join(line)) for line in label)
+
+
+def _lines(label: Label, font: Face, width: int) -> list[str]:
+    if isinstance(label, str):
+        return wrap(label, font, width, LABEL_LINES)
+    return [fitted(line, font, width - GAP) for line in label]  # so that full lines of neighbours stay apart
 
 
 def _image(item: Tile, index: int) -> Image.Image:
@@ -187,7 +215,7 @@ def _cross_out(image: Image.Image) -> None:
     stroke = max(1, min(4, min(image.size) // 60))
     pen.line((0, 0, width - 1, height - 1), fill=MARK, width=stroke)
     pen.line((0, height - 1, width - 1, 0), fill=MARK, width=stroke)
-    face = font(max(7, min(20, width // 5, height // 3)), "dead")
+    (face,) = font(max(7, min(20, width // 5, height // 3)), "dead").fonts
     centre = (width / 2, height / 2)
     left, top, right, bottom = pen.textbbox(centre, "dead", font=face, anchor="mm")
     pad = max(1, int(face.size) // 4)

@@ -35,11 +35,11 @@ class Classes:
         """Index of a class by index, full name, synset or one of its synonyms; a name two classes share is refused."""
         if not isinstance(query, str):
             return self._index(query)
-        wanted = query.strip().casefold()
+        exact, wanted = query.strip(), query.strip().casefold()
         for candidates in (self.names, self.synsets):
             hits = [i for i, name in enumerate(candidates) if name.casefold() == wanted]
             if hits:
-                return self._only(query, hits)
+                return self._only(query, [i for i in hits if candidates[i] == exact] or hits)
         if re.fullmatch(r"-?[0-9]+", wanted):
             return self._index(int(wanted))
         synonyms = [[part.strip() for part in name.split(",")] for name in self.names]

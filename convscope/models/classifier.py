@@ -37,12 +37,14 @@ class Classifier(nn.Module):
         std: PerChannel | None = None,
         framing: Framing | None = None,
         channels: int | None = None,
+        background: str = "white",
         name: str = "",
     ) -> None:
         super().__init__()
         self.network = network
         self.classes = classes
         self.framing = framing or Framing()
+        self.background = background  # what lies behind transparent photos
         self.name = name or type(network).__name__
         given_mean, given_std = _numbers("mean", mean, 0.0), _numbers("std", std, 1.0)
         self.channels = channels or _channels(network, max(len(given_mean), len(given_std)))

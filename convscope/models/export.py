@@ -38,7 +38,7 @@ TOLERANCE = 1e-4  # the largest difference of a logit that passes, of the larges
 TIE = 1e-5  # classes whose logits are nearer than this are not told apart in float32
 PROBES = (3, 1)  # batches of images made up for the check
 SIDE = 224  # of a network without a canvas, where height and width cannot be left open
-KEPT = ("mean", "std", "channels")  # of a Classifier, by the names of its parameters
+KEPT = ("mean", "std", "channels", "background")  # of a Classifier, by the names of its parameters
 MOST = 2**31 - 2**22  # bytes of weights; an ONNX file holds 2 GiB with its graph
 
 Photos: TypeAlias = Sequence[Image.Image]
@@ -146,12 +146,13 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def framed_in_words(framing: Framing, channels: int) -> str:
+def framed_in_words(framing: Framing, channels: int, background: str) -> str:
     """How a photo becomes the network's pixels, for people who have the file alone."""
     colours = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
+    photo = f"Take the photo upright, on {background} where it is transparent"
     end = f'divide its bytes by 255, as float32 "batch {channels} height width"'
     if framing.size is None:
-        return f"Take the photo upright, as large as it is, in {colours}; {end}."
+        return f"{photo}, as large as it is, in {colours}; {end}."
     height, width = framing.size
     filtered = f"with Pillow's {framing.interpolation} filter"
     if framing.short is None:
@@ -160,7 +161,7 @@ def framed_in_words(framing: Framing, channels: int) -> str:
         rows, cols = (side * framing.short // min(framing.size) for side in framing.size)
         kept = "squash it to" if framing.squash else "keep its aspect and resize it until it just covers"
         fit = f"{kept} {rows} high and {cols} wide {filtered}; cut out the centre, {height} high and {width} wide"
-    return f"Take the photo upright, in {colours}; {fit}; {end}."
+    return f"{photo}, in {colours}; {fit}; {end}."
 
 
 # safetensors
@@ -169,7 +170,8 @@ def framed_in_words(framing: Framing, channels: int) -> str:
 def _write_safetensors(given: Classifier, file: Path, about: About, photos: Photos) -> Checked:
     batches = _batches(given.framing, given.channels, [given.framing.size or (SIDE, SIDE)] * 2, photos)
     wanted = [_finite(given, batch) for batch in batches]  # now it has class names
-    how = framed_in_words(given.framing, given.channels) + " Subtract mean and divide by std, for each channel."
+    framed = framed_in_words(given.framing, given.channels, given.background)
+    how = f"{framed} Subtract mean and divide by std, for each channel."
     # Clones, because safetensors refuses tensors that share memory.
     state = {key: value.detach().contiguous().clone() for key, value in _tensors(given.network).items()}
     file.write_bytes(save(state, {"format": "pt", **about(given, given.framing, how)}))
@@ -225,7 +227,7 @@ def _write_onnx(given: Classifier, file: Path, about: About, photos: Photos) -> 
         batches = _batches(framing, given.channels, [fixed, fixed] if fixed else [(SIDE, SIDE), OPEN], photos)
         wanted = [_finite(reference, batch) for batch in batches]
         single.classes = reference.classes
-        how = framed_in_words(framing, given.channels) + " The normalisation is in the graph."
+        how = framed_in_words(framing, given.channels, given.background) + " The normalisation is in the graph."
         write_onnx(single, file, fixed, about(single, framing, how))
         images, difference = _compared(given.name, batches, wanted, onnx_runner(file, given.name))
         return Checked(images, difference, fixed, "float32")

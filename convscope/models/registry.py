@@ -85,6 +85,7 @@ class Found:
     std: Sequence[float] | None = None
     framing: Framing = field(default_factory=Framing)
     channels: int | None = None
+    background: str = "white"
 
 
 SOURCES: dict[str, Callable[[Request], Found]] = {}
@@ -161,6 +162,7 @@ def load_classifier(
         std=std if std is not None else found.std,
         framing=resized(found.framing, canvas) if canvas is not None else found.framing,
         channels=found.channels,
+        background=found.background,
         name=spec,
     )
 

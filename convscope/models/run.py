@@ -59,6 +59,7 @@ def write_run(
         "interpolation": framing.interpolation,
         "squash": framing.squash,
         "channels": classifier.channels,
+        "background": classifier.background,
     }
     try:
         sections = {**(more or {}), "model": {**model, **(more or {}).get("model", {})}}
@@ -96,6 +97,7 @@ class Settings:
     std: list[float]
     framing: Framing
     channels: int
+    background: str
 
 
 def read_settings(folder: Path) -> Settings:
@@ -113,6 +115,7 @@ def read_settings(folder: Path) -> Settings:
             std=[float(s) for s in model["std"]],
             framing=Framing(canvas, model["short"], model["interpolation"], model["squash"]),
             channels=int(model["channels"]),
+            background=model.get("background", "white"),
         )
     except FileNotFoundError as error:
         raise UsageError(f"run:{folder}: not a run folder, {Path(error.filename).name} is missing") from None
@@ -135,7 +138,7 @@ def read_run(folder: Path, size: tuple[int, int] | None = None) -> Found:
     state = read_state(folder / WEIGHTS)
     network = found.network.to(_dtype(state))  # before it is filled: float32 would round what float64 holds
     load_state(network, state, str(folder / WEIGHTS))
-    return Found(network, run.classes, run.mean, run.std, run.framing, run.channels)
+    return Found(network, run.classes, run.mean, run.std, run.framing, run.channels, run.background)
 
 
 def _names(path: Path) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,12 @@ import torch
 
 from convscope.errors import UsageError, unknown
 from convscope.progress import reporting_unless_listened
-from convscope.training.config import Config, Evolution, read_config, resolve_config
+from convscope.training.config import Config, checked_sections, keyword, read_config, resolve_config
 from convscope.training.features import LARGEST
 from convscope.training.job import Told, Trained, run
 from convscope.training.prepare import Machine
-from convscope.training.resume import AUTO, clear_unbegun, continued, which
+from convscope.training.resume import AUTO, continued, which
 from convscope.training.tensorboard import logged
-
-RENAMED = {"model": ("model", "spec"), "evolve": ("evolution", "at")}
 
 
 def train(
@@ -46,21 +45,23 @@ def train(
     given = sections(settings)
     if source is not None:
         given.setdefault("data", {})["source"] = str(source)
-    held = dict(config) if isinstance(config, Mapping) else read_config(config) if config is not None else None
+    held: Mapping[str, Any] = {}
+    if config is not None:
+        held = checked_sections(config, "config") if isinstance(config, Mapping) else read_config(config)
     place = Path(out) if out is not None else None
     if resume is not None and str(resume) != AUTO:
         for name, value in (("--out", out), ("--config", config)):
             if value is not None:
                 raise UsageError(f"--resume goes on with a run's own folder and settings: leave {name} out")
-    wanted = {name: {**(held or {}).get(name, {}), **given.get(name, {})} for name in Config.model_fields}
+    wanted = {name: {**held.get(name, {}), **given.get(name, {})} for name in Config.model_fields}
     if str(given.get("model", {}).get("spec", "")).startswith("run:"):  # a run's network, whatever a file begins with
         wanted["model"] = given["model"]
     going = which(str(resume), place, wanted) if resume is not None else None
-    if resume is not None and going is None and place is not None:
-        clear_unbegun(place)
     made: Config = continued(going, wanted) if going is not None else resolve_config(wanted, {})
     if not made.data.source:
         raise UsageError("no photos are named: give a folder with a folder for each class")
+    if cache_limit is not None and not 0 < cache_limit < math.inf:
+        raise UsageError(f"cache_limit is GiB of features, more than 0: got {cache_limit}; cache=False keeps none")
     machine = Machine(
         torch.device(device) if device is not None else None,
         workers,
@@ -74,17 +75,17 @@ def train(
 
 def sections(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Settings by their names -> by section."""
-    homes = dict(RENAMED)
-    for section, field in Config.model_fields.items():
-        for name in getattr(field.annotation, "model_fields", {}):
-            own = f"evolve_{name}" if field.annotation is Evolution else name
-            if name not in ("spec", "digest"):
-                homes.setdefault(own, (section, name))
+    homes = {
+        keyword(section, name): (section, name)
+        for section, field in Config.model_fields.items()
+        for name in getattr(field.annotation, "model_fields", {})
+        if name != "digest"  # a run's own
+    }
     found: dict[str, dict[str, Any]] = {}
     for name, value in settings.items():
         if name not in homes:
             raise unknown("setting", name, homes)
         if value is not None:
             section, own = homes[name]
-            found.setdefault(section, {})[own] = value
+            found.setdefault(section, {})[own] = str(value) if isinstance(value, Path) else value
     return found

@@ -19,7 +19,7 @@ from convscope.training import charts
 from convscope.training.card import CardFacts, model_card
 from convscope.training.config import Config
 from convscope.training.fit import Progress
-from convscope.training.folder import Checkpoint, RunFolder, environment, writing
+from convscope.training.folder import EVALUATION, Checkpoint, RunFolder, environment, writing
 from convscope.training.health import LayerHealth
 from convscope.training.metrics import Metrics
 from convscope.training.start import Start
@@ -66,12 +66,12 @@ def conclude(
             charts.confusion(measured[on].confusion, names, path, f"{path.resolve().name}, {on} photos")
             pictures["confusion"] = "confusion.png"
     evaluation = {
+        "epochs": done.epoch,
         "best": done.best,
         "seconds": done.seconds,
         **{name: metrics.as_dict() for name, metrics in measured.items()},
         "layers": [vars(layer) for layer in layers],
     }
-    folder.write("evaluation.json", json.dumps(evaluation, indent=1) + "\n")
     parameters = dict(classifier.network.named_parameters())
     learned = sum(parameters[name].numel() for name in chosen)
     total = sum(parameter.numel() for parameter in parameters.values())
@@ -100,3 +100,4 @@ def conclude(
         pictures=pictures,
     )
     folder.write("README.md", model_card(facts))
+    folder.write(EVALUATION, json.dumps(evaluation, indent=1) + "\n")  # the last: with it the run is concluded

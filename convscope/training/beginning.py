@@ -12,19 +12,31 @@ import numpy as np
 import yaml
 from accelerate import Accelerator
 
-from convscope.data.cache import key_of
-from convscope.data.catalog import Catalog
+from convscope.data.catalog import Catalog, digest
 from convscope.data.listing import TRAIN
 from convscope.data.split import Assignment, read_split, write_split
 from convscope.errors import UsageError
+from convscope.models.registry import RANDOM, parse
 from convscope.models.run import CONFIG, read_settings, write_run
-from convscope.training.config import Config, read_config
-from convscope.training.folder import LAST, RUNS, Checkpoint, RunFolder, environment, new_name, unused, writing
-from convscope.training.learned import write_learned
+from convscope.training.config import Config, sections_of
+from convscope.training.folder import (
+    LAST,
+    RUNS,
+    Checkpoint,
+    RunFolder,
+    environment,
+    fill,
+    new_name,
+    unused,
+    writing,
+)
+from convscope.training.learned import LEARNED, write_learned
 from convscope.training.parallel import from_first
 from convscope.training.prepare import begin, divide, read_catalog, resolved
 from convscope.training.resume import update_config
-from convscope.training.start import Start
+from convscope.training.start import CODE, Start, lasting
+
+STARTED = {CONFIG, "classes.json", "split.csv", "environment.json", "quarantine.csv", LEARNED, "checkpoints"}
 
 
 @dataclass
@@ -46,10 +58,13 @@ def new_job(config: Config, out: Path | None, accelerator: Accelerator) -> Job:
     divided = divide(found, config.data, config.training.seed)
     assigned = divided.of
     begun = begin(config.model, found.classes, config.training.seed)
+    if config.data.background is not None:
+        begun.classifier.background = config.data.background
     config, chosen, kind = resolved(config, begun)
     path = out or unused(RUNS, new_name(config.model.spec, config.data.source))
     path = Path(from_first(str(path), accelerator))
     if accelerator.is_main_process:
+        _clear_unbegun(path)
         _write_start(RunFolder.create(path), config, found, divided, begun, kind)
     accelerator.wait_for_everyone()
     notes = [*found.remarks, *divided.remarks, *begun.remarks]
@@ -66,8 +81,11 @@ def _write_start(
     path = folder.path
     try:
         more = {name: config.model_dump()[name] for name in ("data", "training", "evolution")}
-        more["data"] = {**more["data"], "source": _lasting(config.data.source), "digest": digest(found)}
-        more["model"] = {"head": config.model.head, "dropout": config.model.dropout}
+        more["data"] |= {"source": lasting(config.data.source), "digest": digest(found)}
+        more["data"]["root"] = lasting(config.data.root) if config.data.root is not None else None
+        more["data"]["background"] = begun.classifier.background
+        weights = lasting(config.model.weights) if config.model.weights is not None else None
+        more["model"] = {"head": config.model.head, "dropout": config.model.dropout, "weights": weights}
         more["model"] |= {"begun_from": begun.origin, "begun_as": kind}  # what the card says of it
         with writing(path):
             write_run(begun.classifier, path, begun.spec, begun.options, more=more, weights=False)
@@ -81,11 +99,22 @@ def _write_start(
         raise
 
 
+def _clear_unbegun(out: Path) -> None:
+    """Remove a run that was killed before its first checkpoint, in which nothing was learned; nothing else."""
+    if (out / CONFIG).is_file() and RunFolder(out).load_state() is None:
+        names = {place.name for place in out.iterdir()}
+        if names <= STARTED and not any(place.name[0] != "." for place in (out / "checkpoints").glob("*")):
+            shutil.rmtree(out)
+
+
 def resumed_job(config: Config, path: Path, accelerator: Accelerator) -> Job:
     folder = RunFolder(path)
     checkpoint = folder.load(LAST)
     if checkpoint is None:
-        raise UsageError(f"{path} has no checkpoint to go on from: start anew with another --out")
+        raise UsageError(
+            f"{path} was stopped before its first checkpoint, so there is nothing to go on from: begin anew with "
+            f"--out {path}, which replaces it"
+        )
     with accelerator.main_process_first():
         found = read_catalog(config.data)
     settings = read_settings(path)
@@ -93,8 +122,8 @@ def resumed_job(config: Config, path: Path, accelerator: Accelerator) -> Job:
     model = config.model.model_copy(update={"spec": settings.spec, "options": settings.options, "weights": None})
     model.size, model.mean, model.std = settings.framing.size, settings.mean, settings.std
     begun = begin(_untrained(model), found.classes, config.training.seed)
-    begun.classifier.framing = settings.framing
-    begun.classifier.network.load_state_dict(checkpoint.network)  # now: features of what is frozen depend on it
+    begun.classifier.framing, begun.classifier.background = settings.framing, settings.background
+    fill(begun.classifier.network, checkpoint.network)  # now: features of what is frozen depend on it
     chosen = {name for group in checkpoint.state["optimizer"]["groups"] for name in group}
     if accelerator.is_main_process:  # it may have been asked for more epochs, and be killed again
         update_config(folder, config)
@@ -105,13 +134,13 @@ def resumed_job(config: Config, path: Path, accelerator: Accelerator) -> Job:
 
 def _untrained(model: Any) -> Any:
     """The structure alone: all weights come from the checkpoint."""
-    spec = model.spec.partition("@")[0]
-    return model.model_copy(update={"spec": spec if spec.count(".py:") else f"{spec}@random"})
+    prefix, name, _ = parse(model.spec)
+    return model.model_copy(update={"spec": name if prefix in CODE else f"{prefix}:{name}@{RANDOM}"})
 
 
 def _same_photos(path: Path, found: Catalog, classes: tuple[str, ...]) -> np.ndarray:
     """The run's own split of these photos, which must be the ones that it began with."""
-    before = read_config(path / CONFIG).get("data", {}).get("digest")
+    before = sections_of(path / CONFIG).get("data", {}).get("digest")
     names, _, of = read_split(path / "split.csv")
     if found.classes != classes or before != digest(found):
         now = set(found.store.names)
@@ -126,18 +155,6 @@ def _same_photos(path: Path, found: Catalog, classes: tuple[str, ...]) -> np.nda
         )
     place = {name: i for i, name in enumerate(names)}
     return of[[place[name] for name in found.store.names]]
-
-
-def digest(found: Catalog) -> str:
-    """Names, labels and contents of all photos, in one word."""
-    labels = np.ascontiguousarray(found.labels)
-    return key_of(found.store.names.blob.tobytes(), labels.tobytes(), found.hashes.tobytes(), found.classes)
-
-
-def _lasting(source: str) -> str:
-    """A source that holds from any folder."""
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else source
 
 
 def _reasons(found: Catalog) -> str:

@@ -1,6 +1,7 @@
 """Pictures of a run: curves of loss and accuracy, and the confusion matrix. The same input gives the same bytes.
 
 Drawn with matplotlib's own defaults, whatever a user's matplotlibrc says, and without its global state of figures.
+Names are drawn in whichever of the machine's fonts have their characters, as ``lettering`` finds them.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -30,6 +32,7 @@ LABELLED = 100  # classes up to which each has its label
 POOLED = 1000  # cells a side beyond which several become one, as pixels would drop some
 MARKED = 30  # epochs up to which each has its marker
 LABEL = 130  # a class's label is at most so many points long
+MARGIN = 1.02  # of a text's measured width, as matplotlib rounds in another way
 DOTS = 150  # per inch
 INK, PALE, LINE = "#222222", "#9a9a9a", "#bbbbbb"
 SERIES = (("train", "#0072B2", "o"), ("val", "#D55E00", "s"))  # told apart by the colour-blind too (Okabe and Ito)
@@ -38,7 +41,7 @@ ABSENT = "#e6e6e6"
 
 @contextmanager
 def _defaults() -> Iterator[None]:
-    """Matplotlib as it comes, and quiet about characters that its font lacks: they are drawn as boxes."""
+    """Matplotlib as it comes, and quiet about the joiners that its font lacks."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -46,6 +49,19 @@ def _defaults() -> Iterator[None]:
         matplotlib.rcParams["svg.hashsalt"] = "convscope"  # else the names inside are random
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
+
+
+def _use_fonts_for(text: str) -> None:
+    """Let matplotlib fall back on fonts that have the text's characters, until the defaults are left."""
+    import matplotlib
+    from matplotlib.font_manager import FontProperties, fontManager
+
+    families = []
+    for file in lettering.font_files(text):
+        if not any(entry.fname == file for entry in fontManager.ttflist):
+            fontManager.addfont(file)
+        families.append(FontProperties(fname=file).get_name())
+    matplotlib.rcParams["font.family"] = families
 
 
 def curves(rows: Sequence[Row], folder: Path, *, best: int | None, title: str) -> list[Path]:
@@ -69,6 +85,7 @@ def draw_curves(rows: Sequence[Row], *, best: int | None, title: str) -> Figure:
     if not rows:
         raise UsageError("there are no epochs to draw: metrics.jsonl is empty")
     figure = Figure(figsize=(9, 4.2), dpi=DOTS)
+    _use_fonts_for(title)
     panels = figure.subplots(1, 2)
     figure.subplots_adjust(left=0.075, right=0.985, bottom=0.22, top=0.86, wspace=0.2)
     for axes, figure_name in zip(panels, ("loss", "accuracy"), strict=True):
@@ -181,8 +198,8 @@ def draw_confusion(counts: Any, classes: Sequence[str], title: str) -> Figure:
     if table.ndim != 2 or table.shape != (len(classes), len(classes)) or not len(classes):
         shape = " x ".join(map(str, table.shape))
         raise UsageError(f"a confusion matrix has a row and a column for each of {len(classes)} classes, got {shape}")
-    labelled = len(classes) <= LABELLED
-    labels = [short_label(name, LABEL, 9 if len(classes) <= COUNTED else 7) for name in classes] if labelled else []
+    labels = _labels(classes) if len(classes) <= LABELLED else []
+    _use_fonts_for(title + "".join(labels))
     place = _Place(len(classes), labels)
     figure = Figure(figsize=(place.width, place.height), dpi=DOTS)
     axes = figure.add_axes(place.axes)
@@ -202,6 +219,18 @@ def draw_confusion(counts: Any, classes: Sequence[str], title: str) -> Figure:
     _colour_bar(figure, drawn, place, absent=bool((table.sum(1) == 0).any()))
     _title(figure, title)
     return figure
+
+
+def _labels(classes: Sequence[str]) -> list[str]:
+    """Names as they can be drawn; those that are alike when they are shortened have their numbers before them."""
+    size = 9 if len(classes) <= COUNTED else 7
+    names = [lettering.class_label(name, i) for i, name in enumerate(classes)]
+    labels = [short_label(name, LABEL, size) for name in names]
+    times = Counter(labels)
+    return [
+        short_label(f"{i}: {name}", LABEL, size) if name and times[label] > 1 else label
+        for i, (name, label) in enumerate(zip(names, labels, strict=True))
+    ]
 
 
 class _Place:
@@ -310,29 +339,26 @@ def _colour_bar(figure: Figure, drawn: Any, place: _Place, *, absent: bool) -> N
 
 
 def short_label(name: str, width: float, size: int) -> str:
-    """A name on one line of at most ``width`` points: its middle goes first, as names often begin, or end, alike."""
-    name = lettering.one_line(name)
-    if _width(name, size) <= width:
-        return name
-    kept = len(name)
-    while kept > 1 and _width(short := _without_middle(name, kept), size) > width:
-        kept -= 1
-    return short
-
-
-def _without_middle(name: str, kept: int) -> str:
-    return f"{name[: kept - kept // 2].rstrip()}…{name[len(name) - kept // 2 :].lstrip()}"
+    """A name on one line of at most ``width`` points: where it is longer, its middle is left out."""
+    name = lettering.spelled(name)
+    return lettering.shorten(name, _face(size, name), width / MARGIN)
 
 
 def _width(text: str, size: int) -> float:
-    """In points, in the font that matplotlib draws with; the margin is for its other rounding."""
-    return 1.02 * lettering.font(size, "…").getlength(text)
+    """In points."""
+    return MARGIN * _face(size, text).getlength(text)
+
+
+def _face(size: int, text: str) -> lettering.Face:
+    """What matplotlib draws with: its own font for ASCII too."""
+    return lettering.font(size, text + "…")
 
 
 def _title(figure: Figure, title: str) -> None:
     """The title on one line, or two; the rest of a longer one is cut off visibly."""
     width, height = figure.get_size_inches()
-    lines = lettering.wrap(title, lettering.font(11, "…"), int(72 * (width - 0.3) / 1.02), 2)
+    title = lettering.spelled(title)
+    lines = lettering.wrap(title, _face(11, title), int(72 * (width - 0.3) / MARGIN), 2)
     text = "\n".join(lines)
     figure.text(
         0.5, 1 - 0.1 / height, text, ha="center", va="top", fontsize=11, color=INK, linespacing=1.1, parse_math=False

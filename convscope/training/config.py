@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from convscope.errors import UsageError, unknown
 
+BOUNDS = {  # pydantic's names, in words, and what the bound is called there
+    "greater_than": ("greater than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+KINDS = {  # how pydantic's names begin
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "string": "text",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "names with values",
+}
+
+
+class WrongSetting(UsageError):
+    """A setting cannot be what it is. ``name``: what ``train`` calls it; ``text``: what is wrong, to follow a name."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{name}{text}")
+        self.name, self.text = name, text
+
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Model(Section):
@@ -21,7 +46,9 @@ class Model(Section):
     spec: str = "convscope:efficientnet_lite0"
     weights: str | None = None  # a checkpoint to begin with
     options: dict[str, Any] = Field(default_factory=dict)
-    size: int | tuple[int, int] | None = None
+    size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+        default=None, description="a side such as 224, or height and width such as [96, 128]"
+    )
     mean: list[float] | None = None
     std: list[float] | None = None
     head: Literal["auto", "softmax", "binary"] = "auto"
@@ -38,9 +65,21 @@ class Data(Section):
     classes: list[str] | None = None
     split: str | None = None  # "70/15/15"
     subset: str | None = None  # "1000/500/500" a class
-    background: str = "white"
+    background: str | None = None  # by default that of the run it goes on from, else white
     download: bool = False
     digest: str | None = None  # of the photos that a run began with
+
+    @field_validator("background")
+    @classmethod
+    def _colour(cls, text: str | None) -> str | None:
+        from convscope.images.convert import paper_colour
+
+        try:
+            if text is not None:
+                paper_colour(text)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return text
 
 
 class Training(Section):
@@ -74,13 +113,18 @@ class Training(Section):
     def _known(cls, text: str) -> str:
         from convscope.data.augment import augmentation
 
-        return str(augmentation(text))
+        try:
+            return str(augmentation(text))
+        except UsageError as error:  # for pydantic, which says of which setting
+            raise ValueError(str(error)) from None
 
 
 class Evolution(Section):
     """Snapshots of units while they learn."""
 
-    at: int | list[int] | None = None  # every so many iterations; or a list
+    at: PositiveInt | list[PositiveInt] | None = Field(
+        default=None, description="a number of iterations, or a list of those at which snapshots are taken"
+    )
     epochs: bool = False  # count epochs instead of iterations
     units: list[str] = Field(default_factory=list)
     photos: int = Field(default=1000, ge=1)  # training photos among which the strongest is looked for
@@ -88,7 +132,7 @@ class Evolution(Section):
 
 
 class Config(Section):
-    """A run's settings. ``Config.read`` takes a file with any part of them."""
+    """A run's settings. ``read_config`` takes a file with any part of them."""
 
     model: Model = Model()
     data: Data = Data()
@@ -102,8 +146,9 @@ class Config(Section):
         return self
 
 
-def resolve_config(given: dict[str, Any] | None, overrides: dict[str, dict[str, Any]]) -> Config:
-    """Settings of a file, with those of the command line over them; what is wrong is one line that says so."""
+def resolve_config(given: Mapping[str, Any] | None, overrides: Mapping[str, Mapping[str, Any]]) -> Config:
+    """Settings, with ``overrides`` that are not None over them. WrongSetting, by its name for ``train``, if one cannot
+    be what it is."""
     merged: dict[str, Any] = {name: dict(section or {}) for name, section in (given or {}).items()}
     for name, section in overrides.items():
         merged.setdefault(name, {}).update({key: value for key, value in section.items() if value is not None})
@@ -113,37 +158,87 @@ def resolve_config(given: dict[str, Any] | None, overrides: dict[str, dict[str, 
         raise _in_words(error) from None
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The sections of a YAML file: a part of the settings, or the config.yaml of a run."""
+def keyword(section: str, name: str) -> str:
+    """What ``train`` calls a setting."""
+    if section == "evolution":
+        return "evolve" if name == "at" else f"evolve_{name}"
+    return "model" if (section, name) == ("model", "spec") else name
+
+
+def read_config(path: str | Path) -> dict[str, dict[str, Any]]:
+    """The sections of a user's YAML file, which may be a run's config.yaml; what is wrong is said with its place."""
+    return checked_sections(sections_of(path), str(path))
+
+
+def checked_sections(found: Mapping[str, Any], what: str) -> dict[str, dict[str, Any]]:
+    """Sections of settings, of which each may be empty or missing; ``what`` they are of is said with what is wrong."""
+    made = _sections(found, what)
+    try:
+        Config.model_validate(made)
+    except ValidationError as error:
+        raise _in_words(error, what) from None
+    return made
+
+
+def sections_of(path: str | Path) -> dict[str, dict[str, Any]]:
+    """The sections of a YAML file as they stand: for a run's config.yaml, which another version may have written."""
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except yaml.YAMLError as error:
-        raise UsageError(f"--config {path}: not YAML ({' '.join(str(error).split())[:200]})") from None
-    if not isinstance(found, dict):
-        raise UsageError(f"--config {path}: expected sections such as training: with settings in them")
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from None
+    return _sections(found, str(path))
+
+
+def _sections(found: Any, what: str) -> dict[str, dict[str, Any]]:
+    if not isinstance(found, Mapping):
+        raise UsageError(f"{what}: expected sections such as training: with settings in them")
+    made: dict[str, dict[str, Any]] = {}
     for name, section in found.items():
         if name not in Config.model_fields:
-            raise unknown("section", str(name), Config.model_fields, f"of {path}")
-        if not isinstance(section, dict | None):
-            raise UsageError(f"--config {path}: {name} is a section, with settings in it")
-    if model := found.get("model"):
-        # A run's own file also says what its model became; what it began as is all that training needs.
-        found["model"] = {key: value for key, value in model.items() if key in Model.model_fields}
-        if "num_classes" in (options := found["model"].get("options") or {}):
-            found["model"]["options"] = {key: value for key, value in options.items() if key != "num_classes"}
-    return found
+            raise unknown("section", str(name), Config.model_fields, f"of {what}")
+        if not isinstance(section, Mapping | None):
+            raise UsageError(f"{what}: {name} is a section, with settings in it")
+        made[name] = dict(section or {})
+    model = made.get("model", {})
+    if "interpolation" in model:  # a run's own file says what its model became, and all it needs is how it began
+        made["model"] = model = {key: value for key, value in model.items() if key in Model.model_fields}
+    if isinstance(options := model.get("options"), Mapping):
+        model["options"] = {key: value for key, value in options.items() if key != "num_classes"}
+    return made
 
 
-def _in_words(error: ValidationError) -> UsageError:
+def _in_words(error: ValidationError, what: str = "") -> UsageError:
+    """The first thing that is wrong, without pydantic's words: of a file, or of what ``train`` was given."""
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"]]
-    if first["type"] == "extra_forbidden" and len(place) == 2:
-        section = Config.model_fields[place[0]].annotation
-        return unknown(f"setting of {place[0]}", place[1], getattr(section, "model_fields", {}))
-    cause = first.get("ctx", {}).get("error")
-    reason = str(cause) if cause else first["msg"][0].lower() + first["msg"][1:]
-    value = f", got {first['input']!r}" if not isinstance(first["input"], dict) and not cause else ""
-    name = ".".join(place)
-    return UsageError(f"{name}: {reason}{value}" if name else reason)
+    kind, context = first["type"], first.get("ctx", {})
+    cause = context.get("error")
+    if len(first["loc"]) < 2:  # how settings go together
+        return UsageError((f"{what}: " if what else "") + str(cause or first["msg"]))
+    section, name, *inner = map(str, first["loc"])
+    settings = getattr(Config.model_fields[section].annotation, "model_fields", {})
+    if name not in settings:
+        return unknown(f"setting of {section}", name, settings, f"of {what}" if what else "")
+    words = settings[name].description  # where several types are possible
+    entry = f"[{first['loc'][2]!r}]" if inner and not words else ""
+    words = words or _in_plain(kind, context)
+    text = f" must be {words}, got {_shown(first['input'])}" if words else f": {cause or first['msg']}"
+    if what:
+        return UsageError(f"{section}.{name}{entry} of {what}{text}")
+    return WrongSetting(keyword(section, name), entry + text)
+
+
+def _in_plain(kind: str, context: Mapping[str, Any]) -> str:
+    """What a value must be, by the name of pydantic's error; empty where that says it itself."""
+    if kind in BOUNDS:
+        words, bound = BOUNDS[kind]
+        return f"{words} {_shown(context[bound])}"
+    if kind == "literal_error":
+        return str(context["expected"]).replace("'", "")
+    return KINDS.get(kind.partition("_")[0], "")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value).removesuffix(".0")
+    return text if len(text) <= 80 else f"{text[:80]}..."

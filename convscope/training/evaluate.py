@@ -10,18 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convscope.data.catalog import Catalog
-from convscope.data.listing import Refused
+from convscope.data.catalog import Catalog, digest
+from convscope.data.listing import TEST, VAL, Refused
 from convscope.data.loading import Loader, Photos, workers_for
 from convscope.data.split import read_split
 from convscope.errors import UsageError
 from convscope.images.frame import Framing
 from convscope.models.classifier import Classifier, probabilities
+from convscope.models.run import CONFIG
+from convscope.training.config import resolve_config, sections_of
 from convscope.training.fit import outputs
 from convscope.training.learned import seen_by
 from convscope.training.metrics import Metrics, measure
 from convscope.training.parallel import accelerated
-from convscope.training.prepare import Pixels
+from convscope.training.prepare import Pixels, read_catalog
 
 AT_ONCE = 32
 COVERED = 256 / 224  # how much larger than the canvas a photo is made for ten crops of it, where the model does not say
@@ -43,7 +45,7 @@ def evaluate(
     rows: np.ndarray | None = None,
     *,
     ten_crop: bool = False,
-    background: str = "white",
+    background: str | None = None,
     workers: int | None = None,
 ) -> Evaluation:
     """Figures of a classifier on the photos of a catalog (of these ``rows``) that have a label.
@@ -61,7 +63,7 @@ def evaluate(
     network = classifier.network
     if ten_crop:
         forward, framing = TenCrops(classifier, framing.size), _larger(framing)
-    photos = Photos(found, framing, classifier.channels, background=background)
+    photos = Photos(found, framing, classifier.channels, background=background or classifier.background)
     loader = Loader(photos, workers_for(photos, workers))
     modes = [(module, module.training) for module in network.modules()]
     try:
@@ -92,18 +94,27 @@ def _labels(classifier: Classifier, found: Catalog, rows: np.ndarray) -> np.ndar
             classifier(torch.full((1, classifier.channels, height, width), 0.5, device=classifier.device))
     assert classifier.classes is not None
     index = np.full(len(found.classes), -1, np.int64)
-    strange = []
+    strange, taken = [], dict[int, str]()
+    names = classifier.classes.names
+    # A number is an index where nobody's classes are numbers: what the owner of folders calls 0 is not the first class.
+    numbered = found.kind != "folder" and not any(name.strip().isdecimal() for name in names)
     for label in np.unique(found.labels[rows]).tolist():
         name = found.classes[label]
-        if name.isdecimal() and found.kind == "folder" and name not in classifier.classes.names:
-            strange.append(name)  # what its owner calls 0 is not the first class
+        if name.strip().isdecimal() and not numbered and name not in names:
+            strange.append(name)
             continue
         try:
-            index[label] = classifier.classes.find(name)  # by name, synset or synonym; a number may be an index
+            place = classifier.classes.find(name)  # by name, synset or synonym
         except UsageError:
             strange.append(name)
+            continue
+        if place in taken:
+            raise UsageError(
+                f"{found.source}: {_classes([taken[place], name])} one class of {classifier.name}, {names[place]!r}; "
+                "evaluate them apart, or put them together"
+            )
+        index[label], taken[place] = place, name
     if strange:
-        names = classifier.classes.names
         known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         raise UsageError(
             f"{found.source}: {_classes(strange)} not among the {len(names)} of {classifier.name} ({known}); rename "
@@ -149,11 +160,39 @@ def _larger(framing: Framing) -> Framing:
     return Framing(size, min(size), framing.interpolation)
 
 
-def own_split(run: Path, found: Catalog, which: int) -> np.ndarray:
-    """The rows of a catalog that a run put into one of its splits."""
+@dataclass(frozen=True)
+class Own:
+    """The photos that a run kept to be tested on: its test photos, or its validation photos where it has none."""
+
+    catalog: Catalog
+    rows: np.ndarray
+    which: str
+    remarks: tuple[str, ...]
+
+
+def own_photos(run: Path) -> Own:
+    """The photos that a run kept to be tested on, as they are now."""
+    if not (run / "split.csv").exists():
+        raise UsageError(f"{run} has no photos of its own: name some")
+    data = resolve_config({"data": sections_of(run / CONFIG).get("data")}, {}).data
+    found = read_catalog(data)
     names, _, of = read_split(run / "split.csv")
-    wanted = {name for name, split in zip(names, of.tolist(), strict=True) if split == which}
-    return np.array([i for i, name in enumerate(found.store.names) if name in wanted], np.int64)
+    place = {name: i for i, name in enumerate(found.store.names)}
+    for which, word in ((TEST, "test"), (VAL, "validation")):
+        kept = [name for name, split in zip(names, of.tolist(), strict=True) if split == which]
+        if not kept:
+            continue
+        rows = np.array([place[name] for name in kept if name in place], np.int64)
+        gone = [name for name in kept if name not in place]
+        if not len(rows):
+            raise UsageError(f"{found.source}: the run's {len(kept):,} {word} photos are gone, such as {gone[0]}")
+        remarks = []
+        if gone:
+            remarks.append(f"{len(gone):,} of the run's {len(kept):,} {word} photos are gone, such as {gone[0]}")
+        elif data.digest is not None and data.digest != digest(found):
+            remarks.append("the photos are not quite those that the run began with: some came, went or changed")
+        return Own(found, rows, word, tuple(remarks))
+    raise UsageError(f"{run} kept no photos to test on: name some")
 
 
 def trained_on(run: Path, found: Catalog) -> int:

@@ -31,7 +31,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError, UsageError
-from convscope.images.sheet import save_each
+from convscope.images.sheet import headed, save_each
 from convscope.instrument.address import Address, parse_address
 from convscope.instrument.layers import resolve
 from convscope.instrument.state import undisturbed
@@ -47,6 +47,10 @@ At: TypeAlias = int | Iterable[int] | Callable[[int], bool]
 
 LINES = "snapshots.jsonl"
 FEW = 20  # layers on a sheet of merged projections
+LEGEND = (
+    "For each unit: where a photo excites it most, projected back to the pixels, and below it that part of the photo. "
+    "The number is how strongly it answers there. Framed: another photo than before excites it most."
+)
 
 
 class Evolution:
@@ -137,7 +141,7 @@ class Evolution:
         first = [f"{key}:{unit}" for key, own in self.units.items() for unit in own]
         units = dict.fromkeys([*first, *(snapshot.unit for snapshot in self._snapshots)])
         wanted = [unit for unit in units if layer is None or parse_address(unit).key == layer]
-        return snapshot_sheet(self.out, self._snapshots, wanted, self.label)
+        return headed(snapshot_sheet(self.out, self._snapshots, wanted, self.label), LEGEND)
 
     def _of_layer(self, step: int, layer: Address, best: Sequence[Strongest]) -> list[tuple[Snapshot, Image.Image]]:
         """The snapshots of a layer's units and their pictures; photos of one size are projected as one batch."""
@@ -190,7 +194,7 @@ class Evolution:
         image = checked(x[:1], self.classifier).to(self.classifier.device)
         layers = None if len(convolution_maps(self.classifier, image)) <= FEW else ["@stages"]
         merged = merged_projections(self.classifier, image, layers, method=self.method)
-        return merged_sheet(merged, image, title=f"{self.label} {step}")
+        return merged_sheet(merged, image, title=f"{self.label} {step}: the photo projected back from each layer")
 
     def _place(self, picture: Image.Image, name: str) -> None:
         self.out.mkdir(parents=True, exist_ok=True)

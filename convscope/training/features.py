@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from convscope.errors import UsageError
 from convscope.instrument.state import undisturbed
 from convscope.models.classifier import Classifier
 from convscope.progress import track
+from convscope.training.freeze import DROPOUTS, set_modes
 from convscope.types import Logits
 
 SHARD = 1024  # photos a file: what a kill can cost
@@ -80,27 +82,80 @@ def cut_network(classifier: Classifier, chosen: set[str], image: Tensor) -> Cut 
     """Cut a network before the first module that learns; None where it cannot be cut in two there.
 
     Sequential networks, and those whose learning part is one module at their end, can. That the two halves give what
-    the whole gives is proved on images, not assumed.
+    the whole gives, in use and in training, is proved on images, not assumed.
     """
     parts = _from_first(classifier.network, "", chosen)
     if not parts or parts[0][0] == "":
         return None
     modules = [module for _, module in parts]
-    found = Cut(classifier, parts[0][0], modules[0] if len(modules) == 1 else nn.Sequential(*modules))
+    dropped = [_DropoutOf(module) for module in classifier.network.modules() if getattr(module, "drop_rate", 0)]
+    for before in ([], *([each] for each in dropped)):
+        inside = [*before, *modules]
+        found = Cut(classifier, parts[0][0], inside[0] if len(inside) == 1 else nn.Sequential(*inside))
+        if _proved(found, chosen, probe_of(image)):
+            return found
+    return None
+
+
+def probe_of(image: Tensor) -> Tensor:
+    """Two images of noise, the same at any time."""
+    return torch.rand(2, *image.shape[1:], generator=torch.Generator().manual_seed(0)).to(image)
+
+
+class _DropoutOf(nn.Module):
+    """The dropout that a network calls as a function before its head, as timm's do: between what is cut."""
+
+    def __init__(self, owner: nn.Module) -> None:
+        super().__init__()
+        self._owner = (owner,)  # not a part of this one
+
+    def forward(self, features: Tensor) -> Tensor:
+        (owner,) = self._owner
+        return F.dropout(features, float(owner.drop_rate), owner.training)  # type: ignore[arg-type]
+
+
+def _proved(found: Cut, chosen: set[str], probe: Tensor) -> bool:
+    """Whether the halves give what the whole gives, whatever the tail's weights are, also where dropout is on."""
+    network = found.classifier.network
+    held = [(tensor, tensor.detach().clone()) for tensor in (*found.tail.parameters(), *network.buffers())]
     generator = torch.Generator().manual_seed(0)
-    probe = torch.rand(2, *image.shape[1:], generator=generator).to(image)
     try:
-        with undisturbed(classifier, grad=False):
-            features, logits = found.both(probe)
-            again = found.logits(features)
-    except (_NotInTwo, RuntimeError, TypeError):
-        return None
-    agree = again.shape == logits.shape and torch.allclose(again, logits, rtol=1e-4, atol=1e-5)
-    return found if agree and len(features) == 2 and features.is_floating_point() else None
+        with undisturbed(found.classifier, grad=False):
+            features, _ = found.both(probe)
+            if len(features) != 2 or not features.is_floating_point():
+                return False
+            for weight in found.tail.parameters():  # a head that is all zeros would agree with anything
+                weight.add_(torch.randn(weight.shape, generator=generator).to(weight), alpha=0.1)
+            for training in (False, True):
+                if training:
+                    set_modes(network, chosen)
+                _seed(probe)
+                _, whole = found.both(probe)
+                _seed(probe)
+                if not _close(found.logits(features), whole):
+                    return False
+    except (_NotInTwo, RuntimeError, TypeError, ValueError):  # the last of BatchNorm that has nothing to average
+        return False
+    finally:
+        with torch.no_grad():
+            for tensor, before in held:
+                tensor.copy_(before)
+    return True
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def _seed(on: Tensor) -> None:
+    """Of what dropout draws from; ``undisturbed`` restores it."""
+    torch.default_generator.manual_seed(0)
+    if on.device.type == "cuda":
+        torch.cuda.default_generators[on.device.index].manual_seed(0)
 
 
 def _from_first(module: nn.Module, path: str, chosen: set[str]) -> list[tuple[str, nn.Module]]:
-    """The modules that run from the first learning one on."""
+    """The modules that run from the first learning one on, or from the dropout before it."""
     own = any(f"{path}.{name}".lstrip(".") in chosen for name in module._parameters)
     children = list(module.named_children())
     paths = [f"{path}.{name}".lstrip(".") for name, _ in children]
@@ -110,7 +165,11 @@ def _from_first(module: nn.Module, path: str, chosen: set[str]) -> list[tuple[st
     first = learns.index(True)
     inside = _from_first(children[first][1], paths[first], chosen)
     if type(module).forward is nn.Sequential.forward:
-        return inside + [(p, child) for p, (_, child) in zip(paths[first + 1 :], children[first + 1 :], strict=True)]
+        every = [(p, child) for p, (_, child) in zip(paths, children, strict=True)]
+        begin = first
+        while inside[0][0] == paths[first] and begin and isinstance(every[begin - 1][1], DROPOUTS):
+            begin -= 1
+        return every[begin:first] + inside + every[first + 1 :]
     return inside if sum(learns) == 1 else [(path, module)]
 
 
@@ -141,12 +200,12 @@ def features(
     """
     classifier = cut_at.classifier
     assert photos.framing.size is not None
-    blank = torch.full((1, classifier.channels, *photos.framing.size), 0.5, device=classifier.device)
+    probe = probe_of(torch.zeros(1, classifier.channels, *photos.framing.size, device=classifier.device))
     with undisturbed(classifier, grad=False):
-        shape = tuple(cut_at.features(blank).shape[1:])
-    count = len(photos.catalog)
+        probed = cut_at.features(probe)
+    shape, count = tuple(probed.shape[1:]), len(photos.catalog)
     _check_size(count, shape, largest)
-    place = (folder or cache_folder("features")) / base_key(cut_at, photos)
+    place = (folder or cache_folder("features")) / base_key(cut_at, photos, probed)
     values = torch.zeros(count, *shape)
     known = _recall(place, photos.catalog.hashes, values)
     missing = np.flatnonzero(~known)
@@ -180,15 +239,18 @@ def _check_size(count: int, shape: tuple[int, ...], largest: int) -> None:
         )
 
 
-def base_key(cut_at: Cut, photos: Photos) -> str:
-    """What features depend on, photos aside: any change of it is another key."""
+def base_key(cut_at: Cut, photos: Photos, probed: Tensor) -> str:
+    """What features depend on, photos aside: any change of it is another key.
+
+    ``probed``: the features of images of noise, in which a change of the base's code shows.
+    """
     classifier = cut_at.classifier
     inside = {id(t) for t in (*cut_at.tail.parameters(), *cut_at.tail.buffers())}
     state = {name: t for name, t in classifier.network.state_dict(keep_vars=True).items() if id(t) not in inside}
     weights = [(name, tuple(t.shape), str(t.dtype), _bytes(t)) for name, t in state.items()]
     digest = key_of(*(part for entry in weights for part in entry))
     look = (photos.framing, photos.channels, photos.background, classifier.mean, classifier.std)
-    return key_of(digest, str(classifier.network), cut_at.path, look)
+    return key_of(digest, _bytes(probed), str(classifier.network), cut_at.path, look)
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -20,7 +20,7 @@ from convscope.errors import Cancelled, ConvscopeError
 from convscope.progress import cancelled, track
 from convscope.training import optim
 from convscope.training.config import Training
-from convscope.training.folder import BEST, LAST, Checkpoint, RunFolder, tensors
+from convscope.training.folder import BEST, LAST, Checkpoint, RunFolder, fill, tensors
 from convscope.training.freeze import freeze_others, set_modes
 from convscope.training.parallel import all_sum, gathered, most, on_first, share
 from convscope.training.totals import Totals
@@ -142,7 +142,7 @@ def fit(
                     raise Cancelled("training was interrupted")
         done.totals = totals.tolist()
         _guard(totals, done, optimizer)
-        rate = max(group["lr"] for group in optimizer.param_groups)
+        rate = max(group["initial_lr"] for group in optimizer.param_groups) * schedule.at(done.epoch, done.step - 1)
         row = _row(done, all_sum(done.totals, accelerator), rate, validate(task, accelerator))
         done.epoch, done.step, done.totals = done.epoch + 1, 0, [0.0, 0.0, 0.0]
         done.seconds += time.monotonic() - start
@@ -343,7 +343,7 @@ class Saver:
         """Give the network the weights of its best epoch."""
         best = self.best or self.run.load(BEST)
         if best is not None:
-            self.task.network.load_state_dict(best.network)
+            fill(self.task.network, best.network)
         self.task.network.eval()
 
     def _now(self) -> Checkpoint:
@@ -360,7 +360,7 @@ class Saver:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         state = dict(checkpoint.state)
-        self.task.network.load_state_dict(checkpoint.network)
+        fill(self.task.network, checkpoint.network)
         optim.unpack(self.optimizer, self.groups, checkpoint.optimizer, state.pop("optimizer"))
         self.schedule.restore(state.pop("schedule"))
         scaler = state.pop("scaler")

@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from convscope.data.cache import replacing
 from convscope.data.listing import Refused
 from convscope.errors import ConvscopeError, UsageError
 
 METRICS, STATE, NETWORK, OPTIMIZER = "metrics.jsonl", "state.json", "model.safetensors", "training.safetensors"
+EVALUATION = "evaluation.json"  # written last
 LAST, BEST = "last", "best"
 RUNS = Path("runs")
 
@@ -47,7 +48,9 @@ class RunFolder:
     def create(cls, path: Path) -> RunFolder:
         """A new folder; one that holds anything is not written into."""
         with writing(path):
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if path.exists() and not path.is_dir():
+                raise UsageError(f"{path} is a file, and a run is a folder: choose another --out")
+            if path.exists() and any(path.iterdir()):
                 raise UsageError(
                     f"{path} is there already: choose another --out, or go on with that run by --resume {path}"
                 )
@@ -141,9 +144,14 @@ class RunFolder:
         except (OSError, ValueError):
             return None
 
-    def is_finished(self) -> bool:
+    def is_concluded(self) -> bool:
+        """Whether nothing is left to do: not for a run that was killed while its best epoch was being measured."""
         state = self.load_state()
-        return bool(state and state.get("finished"))
+        try:
+            measured = json.loads((self.path / EVALUATION).read_text(encoding="utf-8"))["epochs"]
+        except (OSError, ValueError, KeyError):
+            return False
+        return bool(state and state.get("finished") and state["epoch"] == measured)
 
 
 def _mend(place: Path, name: str) -> None:
@@ -235,3 +243,9 @@ def environment() -> dict[str, Any]:
 def tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """A state's tensors by themselves: on the CPU, none sharing memory with another, as safetensors wants them."""
     return {key: value.detach().cpu().contiguous().clone() for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put a checkpoint's tensors into its network; what else its state holds stays as it is."""
+    plain = {key: value for key, value in network.state_dict().items() if not isinstance(value, Tensor)}
+    network.load_state_dict({**plain, **state})

@@ -13,6 +13,7 @@ from convscope.instrument.trace import Trace, trace
 from convscope.models.classifier import Classifier
 
 ALL = "*"
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 def learning(
@@ -128,10 +129,9 @@ def freeze_others(network: nn.Module, chosen: set[str]) -> None:
 
 def set_dropout(network: nn.Module, share: float) -> None:
     """Change every dropout of a network to drop this share."""
-    kinds = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
     found = 0
     for module in network.modules():
-        if isinstance(module, kinds):
+        if isinstance(module, DROPOUTS):
             module.p = share
             found += 1
         elif isinstance(getattr(module, "drop_rate", None), (int, float)):  # timm's networks call the function

@@ -15,8 +15,9 @@ import torch
 from accelerate import Accelerator
 
 from convscope.data.listing import NONE, SPLITS, TEST, TRAIN, VAL
-from convscope.data.loading import Loader, Photos
+from convscope.data.loading import Loader, cut
 from convscope.errors import Cancelled
+from convscope.images.lettering import font_remark
 from convscope.training import artifacts
 from convscope.training.beginning import Job, new_job, resumed_job
 from convscope.training.config import Config
@@ -28,7 +29,7 @@ from convscope.training.learned import seen_by
 from convscope.training.metrics import Metrics, measure
 from convscope.training.optim import make_optimizer
 from convscope.training.parallel import accelerated
-from convscope.training.prepare import HEAD, Machine, counts, rows_of, sources
+from convscope.training.prepare import HEAD, Machine, counts, photos_for, rows_of, sources
 
 LOOKED_AT = 64  # photos on which dead layers are looked for
 
@@ -120,8 +121,7 @@ def _carry_out(job: Job, accelerator: Accelerator, machine: Machine, told: Told)
         with accelerator.main_process_first():
             return compute()
 
-    background = job.config.data.background
-    with closing(sources(job.begun, job.chosen, job.catalog, training, background, machine, first=first)) as fed:
+    with closing(sources(job.begun, job.chosen, job.catalog, training, machine, first=first)) as fed:
         for remark in fed.remarks:
             tell(remark)
         task = Task(
@@ -202,6 +202,8 @@ def _concluded(job: Job, task: Task, done: Progress, accelerator: Accelerator, t
     if lost:
         job.folder.write_refused([*job.catalog.refused, *lost])
         notes.append(f"{len(lost)} photos could not be read any more while training, such as {lost[0].name}")
+    if remark := font_remark([*job.catalog.classes, job.folder.path.name]):
+        notes.append(remark)
     for note in notes:
         tell(note)
     artifacts.conclude(
@@ -227,8 +229,7 @@ def _layers(job: Job) -> list[LayerHealth]:
     classifier = job.begun.classifier
     rows = rows_of(job.assigned, TRAIN)
     some = rows[np.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).astype(int)]
-    photos = Photos(job.catalog, classifier.framing, classifier.channels, background=job.config.data.background)
-    batch = next(Loader(photos).batches([some]))
+    batch = next(Loader(photos_for(classifier, job.catalog)).batches([some]))
     if not len(batch.rows):
         return []
     return health(classifier, batch.images.to(classifier.device).float() / 255)
@@ -245,14 +246,13 @@ def _evolution(job: Job, leads: bool, tell: Callable[[str], None]) -> tuple[Call
         tell("the base is frozen, so its units will look the same in every snapshot; --unfreeze lets them learn")
     rows = rows_of(job.assigned, TRAIN)
     some = np.sort(np.random.default_rng(job.config.training.seed).permutation(rows)[: settings.photos])
-    photos = Photos(job.catalog, classifier.framing, classifier.channels, background=job.config.data.background)
-    photos = photos.in_memory()
-    loader = Loader(photos)
+    sampled = job.catalog.take(some)
+    loader = Loader(photos_for(classifier, sampled).in_memory())
 
     def batches() -> Any:
-        for batch in loader.batches([some[i : i + 16] for i in range(0, len(some), 16)]):
+        for batch in loader.batches(cut(np.arange(len(some)), 16)):
             if len(batch.rows):
-                names = [job.catalog.store.names[row] for row in batch.rows.tolist()]
+                names = [sampled.store.names[row] for row in batch.rows.tolist()]
                 yield names, batch.images.to(classifier.device).float() / 255
 
     watch = Evolution(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from convscope.models.classes import Classes
 from convscope.models.classifier import Classifier
 from convscope.models.ending import Ending
 from convscope.models.run import CONFIG
-from convscope.training.config import Config, Data, Model, Training, read_config
+from convscope.training.config import Config, Data, Model, Training, sections_of
 from convscope.training.features import LARGEST, Cut, FeatureSet, cut_network, features
 from convscope.training.freeze import learning, set_dropout
 from convscope.training.start import Start, start
@@ -115,7 +116,7 @@ def resolved(config: Config, begun: Start) -> tuple[Config, set[str], str]:
     new = {name for name, _ in classifier.network.named_parameters() if name not in begun.loaded}
     asked = training.unfreeze
     if asked is None and begun.run is not None and not new:  # what learned there goes on to learn
-        asked = read_config(begun.run / CONFIG).get("training", {}).get("unfreeze")
+        asked = sections_of(begun.run / CONFIG).get("training", {}).get("unfreeze")
     chosen, unfreeze = learning(classifier, blank, begun.loaded, asked, training.freeze)
     kind = NEW if not begun.loaded else HEAD if chosen <= new else TUNE
     if kind == TUNE and not unfreeze and not training.freeze:
@@ -196,12 +197,16 @@ class Sources:
                 source.close()
 
 
+def photos_for(classifier: Classifier, found: Catalog, **more: Any) -> Photos:
+    """The photos of a catalog as a classifier sees them."""
+    return Photos(found, classifier.framing, classifier.channels, background=classifier.background, **more)
+
+
 def sources(
     begun: Start,
     chosen: set[str],
     photos: Catalog,
     training: Training,
-    background: str,
     machine: Machine,
     *,
     first: Callable[[Callable[[], FeatureSet]], FeatureSet] = lambda compute: compute(),
@@ -213,7 +218,7 @@ def sources(
     classifier = begun.classifier
     changes = augmentation(training.augment)
     assert classifier.framing.size is not None
-    plain = Photos(photos, classifier.framing, classifier.channels, background=background, seed=training.seed)
+    plain = photos_for(classifier, photos, seed=training.seed)
     learns_all = all(name in chosen for name, _ in classifier.network.named_parameters())
     remarks = []
     if not learns_all:
@@ -225,7 +230,9 @@ def sources(
                 "network runs from end to end, which takes longer"
             )
         elif cut is None:
-            remarks.append("what learns is not one part at the network's end: it runs from end to end in every epoch")
+            remarks.append(
+                "what learns cannot be parted from what is frozen: the network runs from end to end in every epoch"
+            )
         elif not machine.cache:
             remarks.append("the frozen base runs in every epoch, as --no-cache asks")
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,15 @@ from typing import Any
 import yaml
 
 from convscope.errors import UsageError
+from convscope.models.registry import parse
 from convscope.models.run import CONFIG
-from convscope.training.config import Config, read_config, resolve_config
+from convscope.training.config import Config, resolve_config, sections_of
 from convscope.training.folder import RUNS, RunFolder
-from convscope.training.learned import LEARNED
+from convscope.training.start import lasting, lasting_spec
 
 AUTO = "auto"
-STARTED = {CONFIG, "classes.json", "split.csv", "environment.json", "quarantine.csv", LEARNED, "checkpoints"}
 MORE = {("training", "epochs"), ("training", "patience")}  # what a run that goes on may have more of
+PLACES = {("data", "source"), ("data", "root"), ("model", "weights")}  # the same from whatever folder they are named
 
 
 def which(resume: str, out: Path | None, given: Mapping[str, Mapping[str, Any]]) -> Path | None:
@@ -31,11 +31,15 @@ def which(resume: str, out: Path | None, given: Mapping[str, Mapping[str, Any]])
             raise UsageError(f"--resume {resume}: not a run folder; name one, or auto")
         return path.resolve()
     if out is not None:
-        return out.resolve() if (out / "checkpoints").is_dir() and RunFolder(out).load_state() is not None else None
+        return out.resolve() if _begun(out) else None
     last = RUNS / "last"
-    if not (last / CONFIG).is_file() or RunFolder(last).load_state() is None:
+    if not (last / CONFIG).is_file() or not _begun(last):
         return None
-    return last.resolve() if not differences(last, given) and not RunFolder(last).is_finished() else None
+    return last.resolve() if not differences(last, given) and not RunFolder(last).is_concluded() else None
+
+
+def _begun(path: Path) -> bool:
+    return (path / "checkpoints").is_dir() and RunFolder(path).load_state() is not None
 
 
 def differences(path: Path, given: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -44,12 +48,30 @@ def differences(path: Path, given: Mapping[str, Mapping[str, Any]]) -> list[str]
     found = []
     for section, settings in given.items():
         for name, value in settings.items():
-            if (section, name) in MORE or (section, name) == ("model", "spec"):
+            if value is None or (section, name) in MORE:
                 continue
             held = before.get(section, {}).get(name)
-            if value is not None and not _same(name, value, held):
+            if (section, name) == ("model", "spec"):
+                same, held = _same_start(str(value), path)
+            elif (section, name) in PLACES:
+                same = value == held or lasting(str(value)) == held
+            else:
+                same = _same(name, value, held)
+            if not same:
                 found.append(f"{section}.{name} is {held!r} there and {value!r} here")
     return found
+
+
+def _same_start(spec: str, path: Path) -> tuple[bool, str]:
+    """Whether a run began with the model that is named now, and what it began with."""
+    model = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))["model"]
+    run = str(model.get("begun_from", ""))
+    if not run.startswith("run:"):
+        return lasting_spec(spec) == model["spec"], model["spec"]
+    if parse(spec)[0] != "run":
+        return False, run
+    # The same command once more: by now runs/last may be the very run that it began.
+    return lasting_spec(spec) in (run, f"run:{path.resolve()}"), run
 
 
 def continued(path: Path, given: Mapping[str, Mapping[str, Any]]) -> Config:
@@ -59,15 +81,12 @@ def continued(path: Path, given: Mapping[str, Mapping[str, Any]]) -> Config:
             f"{path} was begun with other settings: {'; '.join(found[:4])}; leave them out, or start a new run"
         )
     more = {name: given.get(section, {}).get(name) for section, name in MORE}
+    state = RunFolder(path).load_state()
+    if state is not None and more["epochs"] is not None and more["epochs"] < state["epoch"]:
+        raise UsageError(
+            f"{path} has done {state['epoch']} epochs already: --epochs {more['epochs']} is less than that"
+        )
     return resolve_config(_settings(path), {"training": more})
-
-
-def clear_unbegun(out: Path) -> None:
-    """Remove a run that was killed before its first checkpoint, which has nothing to go on from; nothing else."""
-    if (out / CONFIG).is_file() and RunFolder(out).load_state() is None:
-        names = {place.name for place in out.iterdir()}
-        if names <= STARTED and not any(place.name[0] != "." for place in (out / "checkpoints").glob("*")):
-            shutil.rmtree(out)
 
 
 def update_config(folder: RunFolder, config: Config) -> None:
@@ -82,12 +101,12 @@ def update_config(folder: RunFolder, config: Config) -> None:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    return read_config(path / CONFIG)
+    return sections_of(path / CONFIG)
 
 
 def _same(name: str, value: Any, held: Any) -> bool:
-    if name == "source":
-        return str(Path(value).expanduser().resolve()) == held or value == held
+    if name in ("mean", "std") and held:  # one number is for all channels
+        return list(value) * (len(held) // len(value)) == list(held)
     if name == "size" and isinstance(value, int):
         return held in (value, [value, value], (value, value))
     if name == "augment":

@@ -14,6 +14,7 @@ from torch import Tensor
 from convscope.errors import ConvscopeError, UsageError
 from convscope.images.colour import Box
 from convscope.images.frame import to_image
+from convscope.images.lettering import Line
 from convscope.images.sheet import contact_sheet
 from convscope.instrument.address import Address
 from convscope.instrument.receptive_field import unit_box
@@ -168,13 +169,13 @@ def snapshot_sheet(folder: Path, snapshots: Sequence[Snapshot], units: Sequence[
 
 def _strip(folder: Path, unit: str, row: Sequence[Snapshot | None], label: str, side: int) -> Image.Image:
     tiles = [_cell(folder, one, side) for one in row]
-    labels = ["" if one is None else _label(one, label) for one in row]
+    labels = [[] if one is None else _label(one, label) for one in row]
     dead = [one is not None and one.dead for one in row]
     jumps = [str(one.step) for one in row if one is not None and one.jumped]
-    title = unit + (f", jumped at {label} {', '.join(jumps)}" if jumps else "")
+    title = f"unit {unit}" + (f", another photo at {label} {', '.join(jumps)}" if jumps else "")
     return contact_sheet(tiles, labels, columns=len(tiles), tile=max(tiles[0].size), title=title, dead=dead)
 
 
-def _label(one: Snapshot, label: str) -> str:
-    nothing = ", nothing reached the pixels" if one.empty and not one.dead else ""
-    return f"{label} {one.step}  {one.value:.3g}{nothing}"
+def _label(one: Snapshot, label: str) -> list[Line]:
+    nothing = ("nothing reached", "the pixels") if one.empty and not one.dead else ()
+    return [Line(text) for text in (f"{label} {one.step}", f"activation {one.value:.3g}", *nothing)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from convscope.models.classifier import Classifier, PerChannel
 from convscope.models.registry import RANDOM, SOURCES, TRAINED, Found, Request, parse, resized
 from convscope.models.run import WEIGHTS, Settings, read_settings
 from convscope.models.zoo import ARCHITECTURES
+from convscope.training.freeze import head_names
 
 CODE = ("file", "module")  # sources that are a user's own Python
 
@@ -57,7 +59,8 @@ def start(
     architecture is made for. The user's random state is left alone.
     """
     prefix, name, wanted = parse(model)
-    run = read_settings(Path(name)) if prefix == "run" else None
+    origin_run = Path(name).expanduser() if prefix == "run" else None
+    run = read_settings(origin_run) if origin_run is not None else None
     chosen = dict(options or {})
     if run is not None:
         if chosen:
@@ -67,20 +70,25 @@ def start(
         spec = model
     with _seeded(seed):
         found, chosen = _build(spec, chosen, len(classes), size, head, run)
-        state, origin, same = _trained(model, wanted, weights, classes, dict(options or {}), run, size)
-        loaded, left = _load(found.network, state, origin, keep_head=same)
+        classifier = _classifier(found, classes, run, size, mean, std, spec)
+        state, origin, same = _trained(model, wanted, weights, classes, dict(options or {}), run)
+        last = set() if same or not state else _last(classifier)
+        loaded, left, dropped = _load(found.network, state, origin, last)
         if loaded:
             _plain_start(found.network, loaded)
-    classifier = _classifier(found, classes, run, size, mean, std, spec)
-    remarks = (f"{len(left)} of the tensors in {origin} have no place here: {_some(left)}",) if left and not run else ()
+    remarks = [f"{len(left)} of the tensors in {origin} have no place here: {_some(left)}"] if left and not run else []
+    if weights is not None and dropped:
+        remarks.append(
+            f"the last layer starts anew: {origin} does not say which classes it was trained for (a run's folder does)"
+        )
     return Start(
         classifier,
-        _lasting(spec),
+        lasting_spec(spec),
         chosen,
         frozenset(loaded),
-        origin or "random weights",
-        Path(name) if run is not None else None,
-        remarks,
+        lasting_spec(model) if run is not None else origin or "random weights",
+        origin_run,
+        tuple(remarks),
     )
 
 
@@ -105,6 +113,7 @@ def _classifier(
         std=std if std is not None else sees.std,
         framing=framing,
         channels=sees.channels,
+        background=sees.background,
         name=spec,
     )
     blank = torch.full((1, classifier.channels, *framing.size), 0.5)
@@ -138,13 +147,18 @@ def _build(
     outputs = 1 if _binary(prefix, name, options, classes, head) else classes
     options = {**options, "num_classes": outputs}
     try:
-        return SOURCES[prefix](Request(name, RANDOM, options, size)), options
+        return _own(SOURCES[prefix](Request(name, RANDOM, options, size)), prefix), options
     except UsageError:
         # A user's factory may know its number of classes itself; whether that is right shows on the first image.
         if prefix not in CODE or given is not None:
             raise
     options.pop("num_classes")
-    return SOURCES[prefix](Request(name, RANDOM, options, size)), options
+    return _own(SOURCES[prefix](Request(name, RANDOM, options, size)), prefix), options
+
+
+def _own(found: Found, prefix: str) -> Found:
+    """A user's Python may hand out a module that is hers: a copy of it is trained."""
+    return replace(found, network=deepcopy(found.network)) if prefix in CODE else found
 
 
 def _binary(prefix: str, name: str, options: Mapping[str, Any], classes: int, head: str) -> bool:
@@ -167,14 +181,13 @@ def _trained(
     classes: Classes,
     options: dict[str, Any],
     run: Settings | None,
-    size: tuple[int, int] | None,
 ) -> tuple[Mapping[str, Tensor], str, bool]:
     """The trained weights to begin with, where they are from, and whether they were trained for these very classes."""
     prefix, name, _ = parse(model)
     if weights is not None:
         return read_state(weights), str(weights), False
     if run is not None:
-        return read_state(Path(name) / WEIGHTS), model, run.classes.names == classes.names
+        return read_state(Path(name).expanduser() / WEIGHTS), model, run.classes.names == classes.names
     if wanted == RANDOM or (prefix == "convscope" and name in ARCHITECTURES and ARCHITECTURES[name].pretrained is None):
         return {}, "", False
     if prefix in CODE:
@@ -186,24 +199,26 @@ def _trained(
 
 
 def _load(
-    network: nn.Module, state: Mapping[str, Tensor], origin: str, *, keep_head: bool
-) -> tuple[set[str], list[str]]:
-    """Put in what fits by name and shape: the parameters that are trained now, and what found no place."""
+    network: nn.Module, state: Mapping[str, Tensor], origin: str, last: set[str]
+) -> tuple[set[str], list[str], bool]:
+    """Put in what fits by name and shape, but for the ``last`` layer: one of the right size that was trained for other
+    classes is not this one.
+
+    The parameters that are trained now, what found no place, and whether the last layer would have fitted.
+    """
     if not state:
-        return set(), []
+        return set(), [], False
     own = {key: value for key, value in network.state_dict().items() if isinstance(value, Tensor)}
     state = unprefixed(state, own)
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    if not keep_head:
-        # A last layer of the right size that was trained for other classes is not this one.
-        for key in _last(network):
-            fitting.pop(key, None)
+    dropped = [fitting.pop(key) for key in last if key in fitting]
     if not fitting.keys() & dict(network.named_parameters()).keys():
         raise ModelError(
             f"weights {origin} do not fit {type(network).__name__}: none of its {len(own)} tensors is in there"
         )
     network.load_state_dict({**own, **fitting})
-    return {name for name, _ in network.named_parameters() if name in fitting}, [key for key in state if key not in own]
+    loaded = {name for name, _ in network.named_parameters() if name in fitting}
+    return loaded, [key for key in state if key not in own], bool(dropped)
 
 
 def _plain_start(network: nn.Module, loaded: set[str]) -> None:
@@ -217,20 +232,30 @@ def _plain_start(network: nn.Module, loaded: set[str]) -> None:
             module.reset_parameters()
 
 
-def _last(network: nn.Module) -> list[str]:
-    """The tensors of the layer that is defined last, which in a classifier is the one that knows the classes."""
-    owners = [name for name, module in network.named_modules() if module._parameters]
-    own = network.get_submodule(owners[-1])._parameters
-    return [f"{owners[-1]}.{name}".lstrip(".") for name in own]
+def _last(classifier: Classifier) -> set[str]:
+    """The parameters of the layer that runs last, which in a classifier is the one that knows the classes."""
+    assert classifier.framing.size is not None
+    try:
+        return set(head_names(classifier, torch.full((1, classifier.channels, *classifier.framing.size), 0.5)))
+    except UsageError:  # no parameters, or none that belong to a module that runs
+        return set()
 
 
-def _lasting(spec: str) -> str:
-    """A specifier that holds from any folder: a file's path is made absolute."""
+def lasting(source: str) -> str:
+    """A path that holds from any folder; what is no path, such as a set's name, stays."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else source
+
+
+def lasting_spec(spec: str) -> str:
+    """A specifier that holds from any folder: the path of a file or a run is made absolute."""
     prefix, name, _ = parse(spec)
+    if prefix == "run":
+        return f"run:{lasting(name)}"
     if prefix != "file":
         return spec
     file, _, factory = name.rpartition(":")
-    return f"{os.path.abspath(file)}:{factory}"
+    return f"{os.path.abspath(os.path.expanduser(file))}:{factory}"
 
 
 def _some(keys: list[str], most: int = 4) -> str:

@@ -14,10 +14,14 @@ import torch
 from PIL import Image
 from skimage import data
 
+from convscope.cli import evaluate
 from convscope.cli.process import run as convscope
+from convscope.images.lettering import fitted, font
+from convscope.training.metrics import TopLoss
 from tests.cli.conftest import NET as SOURCE
 from tests.cli.conftest import Call
 from tests.cli.digits import CLASSES, NET, contents, digits_in, files_of_at_most, split_of
+from tests.fonts import font_with, only_fonts
 
 
 @pytest.fixture(autouse=True)
@@ -219,6 +223,36 @@ def test_files_are_written_whole_and_replaced(call: Call, trained: str) -> None:
         assert json.loads(Path("new/ev/evaluation.json").read_text()).items() <= done.json.items()
         assert np.asarray(Image.open("new/ev/largest-losses.png")).std() > 10
         assert np.asarray(Image.open("new/ev/confusion.png")).std() > 10
+
+
+@pytest.mark.parametrize("size", [1, 60])
+def test_photos_of_largest_loss_say_what_was_true_and_what_was_predicted(size: int) -> None:
+    classes = ["a" * size, "b" * size, "猫"]
+    wrong, right = TopLoss("x/1.png", classes[0], classes[1], 0.034, 3.4), TopLoss("2.png", "猫", "猫", 0.9, 0.1)
+    with only_fonts():
+        for one, *said in (
+            (wrong, "x/1.png", ("true: a", "a (0.03)"), ("taken for b", "b")),
+            (right, "2.png", ("rightly class 2", "class 2 (0.90)")),
+        ):
+            lines = evaluate._verdict(one, classes)
+            shown = [fitted(line, font(15, "…"), 218) for line in lines]
+            assert shown[0] == said[0]
+            for line, (start, end) in zip(shown[1:], said[1:], strict=True):
+                assert line.startswith(start)
+                assert line.endswith(end)
+
+
+def test_of_names_that_no_font_has_it_says_so_once(call: Call, photos: Path, trained: str) -> None:
+    for i, file in enumerate(sorted(photos.rglob("*.png"))):
+        file.rename(file.with_name(f"猫{i}.png"))
+    with only_fonts():
+        for args in (["evaluate", trained, photos, "--out", "ev"], ["predict", trained, photos, "--out", "pr"]):
+            done = call(*args)
+            assert done.code == 0
+            assert done.err.count("no font on this machine has the characters 猫:") == 1
+    with only_fonts() as files:
+        files.append(font_with("猫", Path("own.ttf").resolve()))
+        assert "no font" not in call("predict", trained, photos, "--out", "pr").err
 
 
 def test_photos_that_trained_it_are_admitted_wherever_they_are(call: Call, photos: Path, trained: str) -> None:

@@ -113,6 +113,7 @@ def test_what_fails_leaves_nothing(call: Call, here: Path, monkeypatch: pytest.M
     for args, code, line in (
         ([*MODEL, "--out", "x.pt"], 2, "error: --out x.pt is for the format onnx: end it in .onnx"),
         ([*MODEL, "--out", "x.onnx", "--format", "safetensors"], 2, "is for the format safetensors: end it in"),
+        ([*MODEL, "--format", "onx"], 2, "error: unknown --format 'onx'; nearest: onnx"),
         ([*MODEL, "--check", "none.png"], 2, "none.png: no such file"),
         ([*MODEL, "--check", "net.py"], 1, "net.py is not a photo that can be read"),
         (["net.py:Flat"], 1, "net.py:Flat fails on an input of 224x224"),

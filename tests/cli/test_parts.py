@@ -103,6 +103,19 @@ def test_a_table_for_a_pipe_is_aligned_and_whole(capsys: pytest.CaptureFixture[s
     assert len({len(line) for line in lines}) == 1
 
 
+def test_columns_are_aligned_by_the_places_that_characters_take(capsys: pytest.CaptureFixture[str]) -> None:
+    """A Chinese character takes two places on a terminal, a letter with an accent of its own one."""
+    names = {"cat": 3, "猫": 2, "고양이": 6, "e\u0301te\u0301": 3, "แมวน้ำ": 5, "🐱": 2}
+    output.table(("class", "n", "name"), [(name, "7", name) for name in names], right=("n",))
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == "class   n  name"
+    for line, (name, wide) in zip(lines, names.items(), strict=True):
+        assert line == f"{name}{' ' * (6 - wide)}  7  {name}"
+    output.table(("n", "name"), [(name, "x") for name in names], right=("n",))
+    for line, (name, wide) in zip(capsys.readouterr().out.splitlines()[1:], names.items(), strict=True):
+        assert line == f"{' ' * (6 - wide)}{name}  x"
+
+
 def test_a_table_for_a_terminal_folds_and_shows_a_group_once(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from convscope.cli import process
 from convscope.cli.process import Ended, uninterrupted
@@ -113,6 +114,37 @@ def test_json_in_a_process_of_its_own_with_any_locale(here: Path) -> None:
         "猫",
         "x",
     }
+
+
+@pytest.mark.parametrize(
+    ("args", "advice"),
+    [
+        (["train", "explain/"], "try a smaller --batch-size or --size"),
+        (["--allocator", "default", "train"], "try a smaller --batch-size or --size"),
+        (
+            ["explain", "run:train", "train"],
+            "try a smaller --size, or a smaller budget, as in --set occlusion.budget=128",
+        ),
+        (["predict", "run:a", "train"], "try a smaller --size"),
+        (["check", "photos"], "check the folders of photos one at a time"),
+    ],
+)
+def test_without_memory_a_command_says_what_it_can_do_with_less(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: list[str], advice: str
+) -> None:
+    def too_much(_: object) -> int:
+        return len(torch.empty(2**55))  # as torch itself fails
+
+    def on_a_gpu(_: object) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has...")
+
+    def in_python(_: object) -> int:
+        raise MemoryError
+
+    for failing in (too_much, on_a_gpu, in_python):
+        monkeypatch.setattr(process, "_invoke", failing)
+        assert process.run(args) == 1
+        assert capsys.readouterr().err == f"convscope: error: out of memory: {advice}\n"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be tuned")

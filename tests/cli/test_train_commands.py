@@ -164,11 +164,14 @@ def state_of_the_process() -> list[object]:
         ([], 2, "no photos are named"),
         (["nowhere"], 2, "nowhere: no such file or folder"),
         (["photos/one"], 2, "photos/one: its 20 photos lie in no class folder"),
-        (["photos", *NET, "--epochs", "0"], 2, "epochs"),
+        (["photos", *NET, "--epochs", "0"], 2, "--epochs must be at least 1, got 0"),
         (["photos", *NET, "--epochs", "many"], 2, "Invalid value for '--epochs'"),
-        (["photos", *NET, "--lr", "nan"], 2, "lr"),
-        (["photos", *NET, "--optimizer", "adam"], 2, "optimizer"),
-        (["photos", *NET, "--augment", "wild"], 2, "unknown augmentation 'wild'"),
+        (["photos", *NET, "--lr", "-1"], 2, "--lr must be greater than 0, got -1"),
+        (["photos", *NET, "--lr", "nan"], 2, "--lr must be a finite number, got nan"),
+        (["photos", *NET, "--batch-size", "0"], 2, "--batch-size must be at least 1, got 0"),
+        (["photos", *NET, "--optimizer", "adam"], 2, "--optimizer must be sgd, adamw or rmsprop, got 'adam'"),
+        (["photos", *NET, "--augment", "wild"], 2, "--augment: unknown augmentation 'wild'"),
+        (["photos", *NET, "--background", "blu"], 2, "--background: unknown colour 'blu'"),
         (["photos", *NET, "--split", "70/15"], 2, "split '70/15'"),
         (["photos", *NET, "--split", "80/10/10", "--subset", "5/2/2"], 2, "split and subset both"),
         (["photos", *NET, "--subset", "18/2/2"], 2, "class 'one' has 20 photos"),
@@ -184,7 +187,9 @@ def state_of_the_process() -> list[object]:
         (["photos", *NET, "--evolve", "1", "--evolve-units", "nothing:0"], 2, "unknown layer 'nothing'"),
         (["photos", *NET, "--evolve-units", "features.0:0"], 2, "--evolve-units"),
         (["photos", *NET, "--workers", "-1"], 2, "Invalid value for '--workers'"),
-        (["photos", *NET, "--cache-limit", "-1"], 2, "Invalid value for '--cache-limit'"),
+        (["photos", *NET, "--cache-limit", "-1"], 2, "--cache-limit -1 is no number of GiB above 0; --no-cache"),
+        (["photos", *NET, "--cache-limit", "0"], 2, "--cache-limit 0 is no number of GiB above 0; --no-cache"),
+        (["photos", *NET, "--cache-limit", "nan"], 2, "--cache-limit nan is no number of GiB"),
         (["photos", *NET, "--classes", "nowhere.txt"], 2, ""),
         (["photos", *NET, "--columns", "path=a"], 2, "photos: --columns is of no use"),
         (["photos", "--model", "net.py:Net"], 2, "net.py:Net does not say how large its input is: give --size"),
@@ -194,7 +199,8 @@ def state_of_the_process() -> list[object]:
         (["photos", "--from", "nowhere"], 2, "run:nowhere: not a run folder"),
         (["photos", *NET, "--from", "nowhere"], 2, "--from names a run"),
         (["photos", *NET, "--resume", "nowhere"], 2, "--resume nowhere: not a run folder"),
-        (["photos", *NET, "--config", "nowhere.yaml"], 2, "--config nowhere.yaml: cannot be read"),
+        (["photos", *NET, "--config", "nowhere.yaml"], 2, "nowhere.yaml cannot be read: No such file or directory"),
+        (["photos", *NET, "--out", "net.py"], 2, "net.py is a file, and a run is a folder: choose another --out"),
         (["photos", *NET, "--out", "/proc/convscope/run"], 1, "cannot write /proc/convscope/run"),
         (["photos", *NET, "--out", "net.py/run"], 1, "cannot write net.py/run"),
         (["photos", "--model", "net.py:Flat", "--size", "16"], 1, "net.py:Flat fails on an input of 16x16"),
@@ -206,8 +212,7 @@ def test_what_cannot_be_meant_is_one_line_and_leaves_no_run(
     before = contents(here)
     done = call("train", *args)
     assert (done.code, done.out) == (code, ""), done.err
-    assert done.err.startswith(f"convscope: error: {line}") or line in ("epochs", "lr", "optimizer"), done.err
-    assert line in done.err
+    assert done.err.startswith(f"convscope: error: {line}"), done.err
     assert done.err.count("\n") == 1
     assert contents(here) == before
     assert Path("runs/last").readlink() == Path("before")
@@ -238,8 +243,11 @@ def test_settings_of_a_file_and_options_over_them(call: Call, photos: Path) -> N
     assert (held["training"]["epochs"], held["training"]["lr"], held["model"]["size"]) == (1, 0.02, [16, 16])
     assert call("train", "--config", "a/config.yaml", "--out", "b").code == 0
     assert Path("a/model.safetensors").read_bytes() == Path("b/model.safetensors").read_bytes()
+    Path("empty.yaml").write_text("training:\ndata:\n")
+    assert call("train", photos, *SMALL, "--config", "empty.yaml", "--out", "d").code == 0
     for text, line in (
-        ("training: {epoch: 2}", "unknown setting of training 'epoch'; nearest: epochs"),
+        ("training: {epoch: 2}", "unknown setting of training 'epoch'; nearest: epochs (of wrong.yaml)"),
+        ("training: {lr: -1}", "error: training.lr of wrong.yaml must be greater than 0, got -1"),
         ("net: x", "unknown section 'net'"),
         ("model: x", "model is a section"),
         ("a: [", "not YAML"),

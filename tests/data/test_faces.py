@@ -13,8 +13,8 @@ from skimage import data
 
 from convscope.data import faces
 from convscope.data.faces import LOG, MARKER, crop_face, crop_faces, find_faces
-from convscope.data.listing import listing
 from convscope.data.names import Names
+from convscope.data.sources.options import listed
 from convscope.data.store import Arrays, Files
 from convscope.errors import Cancelled, ConvscopeError, UsageError
 from convscope.images.read import read_photo
@@ -37,7 +37,7 @@ def folder(root, photos, labels=None, kind="folder", **more):
         elif photo is not None:
             photo.save(path)
     labels = [name.split("/")[-2] for name in photos] if labels is None else labels
-    return listing(str(root), kind, Files(root, Names.of(photos)), labels, **more)
+    return listed(str(root), kind, Files(root, Names.of(photos)), labels, **more)
 
 
 def crops(out):
@@ -137,7 +137,7 @@ def test_a_list_of_photos_anywhere(tmp_path):
 
 def test_arrays(tmp_path, opened):
     pixels = np.stack([np.asarray(PERSON), np.asarray(ImageOps.mirror(PERSON))])
-    source = listing("set:people", "set", Arrays(pixels, Names.of(["0", "1"])), ["ann", "bob"])
+    source = listed("set:people", "set", Arrays(pixels, Names.of(["0", "1"])), ["ann", "bob"])
     assert crop_faces(source, tmp_path / "out").cropped == 2
     assert crops(tmp_path / "out") == ["ann/0.jpg", "bob/1.jpg"]
     assert crop_faces(source, tmp_path / "out").kept == 0  # nothing says whether arrays changed

@@ -295,3 +295,16 @@ def test_batches_hold_all_rows_in_order(count: int, size: int, drop_last: bool) 
     assert all(1 <= len(part) <= size for part in parts)
     whole = count if not drop_last or count <= size else count - count % size
     assert joined == rows[:whole].tolist()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 40), st.integers(1, 12), st.integers(1, 6))
+def test_a_last_batch_that_is_too_small_joins_the_one_before(count: int, size: int, least: int) -> None:
+    rows = np.arange(count)
+    plain, parts = cut(rows, size), cut(rows, size, least=least)
+    assert [row for part in parts for row in part.tolist()] == rows.tolist()
+    too_small = len(plain) > 1 and len(plain[-1]) < min(least, size)
+    assert len(parts) == len(plain) - too_small
+    assert all(len(part) == size for part in parts[:-1])
+    dropped = [cut(rows, size, drop_last=True, least=some) for some in (1, least)]
+    assert [part.tolist() for part in dropped[0]] == [part.tolist() for part in dropped[1]]

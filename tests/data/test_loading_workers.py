@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
+from convscope.data import loading
 from convscope.data.catalog import Catalog, catalog
-from convscope.data.loading import Loader, Photos, _unless_left, cut, workers_for
+from convscope.data.loading import Loader, Photos, Wanted, _unless_left, cut, workers_for
 from convscope.images.frame import Framing
 from tests.data.pictures import encoded, folder, piece
 
@@ -133,9 +135,9 @@ def test_ctrl_c_is_no_business_of_a_worker(found: Catalog) -> None:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     with closing(Loader(photos, 2)) as loader:
         batches = loader.batches(cut(np.arange(12), 1))
-        rows = next(batches).rows.tolist()
+        rows: list[int] = []
         workers = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
-        for _ in range(3):
+        for _ in range(4):  # the first before they have begun
             for worker in workers:
                 worker.send_signal(signal.SIGINT)
             rows += next(batches).rows.tolist()
@@ -143,6 +145,24 @@ def test_ctrl_c_is_no_business_of_a_worker(found: Catalog) -> None:
         assert rows == list(range(12))
         assert len(workers) >= 2
         assert all(worker.is_running() for worker in workers)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+
+
+@pytest.mark.parametrize("room", [0, 2 * 4 * 3 * (3 * 3 * 8 * 8), None])
+def test_batches_are_handed_on_in_shared_memory_where_it_has_room(
+    found: Catalog, monkeypatch: pytest.MonkeyPatch, room: int | None
+) -> None:
+    """``room``: bytes; where it is exactly too little there is none."""
+    photos = Photos(found, Framing((8, 8)), 3)
+    expected = [photos[Wanted(0, rows)] for rows in cut(np.arange(12), 3)]
+    if room is not None:
+        monkeypatch.setattr(loading, "_shared_memory", lambda: room)  # the workers are forked
+    with closing(Loader(photos, 2)) as loader:
+        for one, batch in zip(expected, loader.batches(cut(np.arange(12), 3)), strict=True):
+            assert torch.equal(one.images, batch.images)
+            assert torch.equal(one.labels, batch.labels)
+            assert one.rows.tolist() == batch.rows.tolist()
+            assert batch.images.is_shared() == (room is None)
 
 
 @pytest.mark.parametrize(("error", "told"), [(ConnectionResetError(), False), (EOFError(), False), (OSError(5), True)])

@@ -16,6 +16,7 @@ from skimage.data import lfw_subset
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
+from convscope.data.sets import NAMES
 from convscope.data.sources import SETS, SourceOptions, open_source
 from convscope.data.sources import named as module
 from convscope.data.store import Arrays, Files
@@ -60,6 +61,32 @@ def test_unknown_sets_name_the_nearest() -> None:
         open_source("torchvision:cifar10")
     with pytest.raises(UsageError, match="unknown set 'torchvison:MNIST'; nearest: torchvision:MNIST"):
         open_source("torchvison:MNIST")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("mnist", "torchvision:MNIST, torchvision:KMNIST"),
+        ("fashion-mnist", "torchvision:FashionMNIST"),
+        ("fashion_mnist", "torchvision:FashionMNIST"),
+        ("cifar-10", "torchvision:CIFAR10, torchvision:CIFAR100"),
+        ("Digits", "digits"),
+        ("lfw_subset", "lfw-subset"),
+    ],
+)
+def test_what_is_no_file_but_nearly_a_set_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, near: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        open_source(name)
+    assert str(caught.value) == f"{name}: no such file or folder in {tmp_path}; nearest: {near}"
+    with pytest.raises(UsageError, match=f"photos/{name}: no such file or folder in .*; a source is a folder"):
+        open_source(f"photos/{name}")
+
+
+def test_the_names_that_help_lists_are_those_that_can_be_read() -> None:
+    assert tuple(SETS) == NAMES
 
 
 @pytest.mark.parametrize("name", module.TORCHVISION)

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image, ImageChops
 
 from convscope.errors import ConvscopeError, UsageError
-from convscope.images.lettering import font, line_height, wrap
-from convscope.images.sheet import GAP, MARGIN, MARK, contact_sheet, row, save_each
+from convscope.images.lettering import Line, font, line_height, wrap
+from convscope.images.sheet import GAP, MARGIN, MARK, contact_sheet, headed, row, save_each
+from tests.fonts import only_fonts
 
 
 def plain(count: int, size: int = 84) -> list[np.ndarray]:
@@ -133,8 +134,42 @@ def test_rows_with_labels_do_not_overlap() -> None:
 
 
 def test_characters_beyond_ascii_are_not_boxes() -> None:
-    shapes = {bytes(font(14, "éйß").getmask(character)) for character in "éйß"}
-    assert len(shapes) == 3
+    cells = [array(contact_sheet(plain(1), [character], tile=84))[MARGIN + 84 :] for character in "éйß"]
+    assert len({cell.tobytes() for cell in cells}) == 3
+
+
+def test_what_no_font_has_is_spelled_and_never_a_box() -> None:
+    with only_fonts():
+        drawn = array(contact_sheet(plain(1, 200), ["猫 1.jpg"], tile=200, title="of 猫"))
+        said = array(contact_sheet(plain(1, 200), ["[U+732B] 1.jpg"], tile=200, title="of [U+732B]"))
+    np.testing.assert_array_equal(drawn, said)
+
+
+@pytest.mark.parametrize("name", ["cat", "W" * 300, "n02099601 golden retriever at dusk", "鳥" * 90], ids=range(4))
+@pytest.mark.parametrize("tile", [84, 224])
+def test_a_labels_lines_stay_lines_and_apart_from_their_neighbours(name: str, tile: int) -> None:
+    lines = [Line(name), Line(name, "true: ", " (0.02)"), Line(name, "taken for ")]
+    sheet = array(contact_sheet(plain(3, tile), [[], lines, lines], tile=tile))
+    face = font(11 if tile == 84 else 15, "x")
+    assert sheet.shape[0] == 2 * MARGIN + tile + 3 * line_height(face)
+    below = ink(sheet[MARGIN + tile :])
+    assert not below[:, : MARGIN + tile + GAP].any()
+    second = MARGIN + 2 * (tile + GAP)
+    assert not below[:, second - GAP : second].any()
+    for i in range(3):
+        assert below[1 + i * line_height(face) : 1 + (i + 1) * line_height(face), second:].any()
+
+
+def test_a_heading_is_above_and_the_picture_whole_below() -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 300, 3)).astype(np.uint8))
+    for text in ("short", "words that go on " * 20):
+        sheet = array(headed(picture, text))
+        head = len(sheet) - 40
+        np.testing.assert_array_equal(sheet[head:], np.asarray(picture))
+        marks = ink(sheet[:head])
+        assert marks.any()
+        assert not marks[:, :MARGIN].any()
+        assert not marks[:, -MARGIN:].any()
 
 
 def test_label_stands_under_its_own_tile() -> None:
@@ -170,7 +205,7 @@ def test_lines_break_after_words() -> None:
 
 def test_every_line_of_a_label_has_its_height() -> None:
     face = font(15, "Ågjpqy")
-    top, bottom = face.getbbox("Ågjpqy|")[1::2]
+    top, bottom = face.fonts[0].getbbox("Ågjpqy|")[1::2]
     assert 0 <= top < bottom <= line_height(face)
 
 

@@ -117,9 +117,11 @@ def test_the_file_says_how_it_sees(tmp_path):
 
 
 def test_words_say_what_framing_does():
-    assert framed_in_words(Framing(), 1).startswith("Take the photo upright, as large as it is, in grey; divide")
-    assert "squash it to 20 high and 30 wide with" in framed_in_words(Framing((20, 30)), 3)
-    squashed = framed_in_words(Framing((20, 40), 30, "bilinear", True), 3)
+    assert framed_in_words(Framing(), 1, "black").startswith(
+        "Take the photo upright, on black where it is transparent, as large as it is, in grey; divide"
+    )
+    assert "squash it to 20 high and 30 wide with" in framed_in_words(Framing((20, 30)), 3, "white")
+    squashed = framed_in_words(Framing((20, 40), 30, "bilinear", True), 3, "white")
     assert "squash it to 30 high and 60 wide with Pillow's bilinear filter; cut out the centre, 20 high and" in squashed
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from convscope.errors import UsageError
 from convscope.training import charts
+from tests.fonts import font_with, only_fonts
 
 LONG = "n02099601_golden retriever with a very long name that says where it was photographed, number"
 
@@ -286,6 +287,60 @@ def test_labels_fit_and_say_when_they_are_shortened(name, size):
 def test_names_that_differ_at_the_end_stay_different():
     labels = {charts.short_label(f"{LONG} {i}", charts.LABEL, 9) for i in range(30)}
     assert len(labels) == 30
+
+
+def test_names_that_are_alike_when_shortened_have_their_numbers():
+    names = [f"Labrador retriever, {colour}, in the garden behind the old house" for colour in ("brown", "black")]
+    assert len({charts.short_label(name, charts.LABEL, 9) for name in names}) == 1
+    labels = charts._labels(["cat", *names, "cat", ""])
+    assert len(set(labels)) == 5
+    assert [label.partition(":")[0] for label in labels[:4]] == ["0", "1", "2", "3"]
+    assert outside(charts.draw_confusion(counts(3), ["cat", *names], "test")) == []
+
+
+# Names in any script
+
+
+@pytest.fixture
+def installed():
+    with only_fonts() as files:
+        yield files
+
+
+CHINESE = ["猫 cat", "犬", "owl"]
+
+
+@pytest.mark.filterwarnings("error::UserWarning")  # of missing glyphs, when the figure is drawn
+def test_names_are_drawn_in_a_font_of_the_system_where_matplotlibs_lacks_them(installed, tmp_path):
+    installed.append(font_with("猫犬", tmp_path / "own.ttf"))
+    before = {name: list(matplotlib.rcParams[name]) for name in ("font.family", "font.sans-serif")}
+    figure = charts.draw_confusion(counts(3), CHINESE, "猫")
+    FigureCanvasAgg(figure).draw()
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == CHINESE
+    assert "猫" in said(figure)
+    assert outside(figure) == []
+    FigureCanvasAgg(charts.draw_curves([row(1)], best=1, title="犬")).draw()
+    assert {name: list(matplotlib.rcParams[name]) for name in before} == before
+    one, two = (draw_title(title) for title in ("猫", "犬"))
+    assert not np.array_equal(one, two)  # two glyphs, no boxes
+
+
+def draw_title(title):
+    figure = charts.draw_curves([row(1)], best=1, title=title)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:80].copy()
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.usefixtures("installed")
+def test_classes_that_no_font_can_write_go_by_their_numbers():
+    figure = charts.draw_confusion(counts(3), CHINESE, "猫, test photos")
+    FigureCanvasAgg(figure).draw()
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["class 0 (cat)", "class 1", "owl"]
+    assert "[U+732B], test photos" in said(figure)
+    FigureCanvasAgg(charts.draw_curves([row(1)], best=1, title="犬")).draw()
 
 
 # The same each time

@@ -14,13 +14,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from convscope.errors import UsageError
-from convscope.images.sheet import MARGIN, MARK
+from convscope.images.sheet import MARGIN, MARK, contact_sheet, headed
 from convscope.instrument.address import Address
 from convscope.methods import display
 from convscope.methods.guided import Guided
 from convscope.models.classifier import Classifier
 from convscope.scope import Scope
-from convscope.training.evolution import Evolution
+from convscope.training import snapshots
+from convscope.training.evolution import LEGEND, Evolution
 from convscope.training.snapshots import JUMP, SEAM, shown_field
 from tests.nets import Skip, classifier_of, photos, seeded, vgg_like
 from tests.training.test_strongest import by_hand, in_batches
@@ -366,6 +367,25 @@ def test_a_jump_is_where_another_photo_took_over(tmp_path):
     assert [(column == MARK).all(2).any() for column in columns] == [one.dead for one in found]
 
 
+def test_a_cell_says_its_step_and_its_activation_on_lines_of_their_own(tmp_path, monkeypatch):
+    drawn = []
+
+    def sheet(tiles, labels, **settings):
+        drawn.append(([["".join((line.before, line.name, line.after)) for line in own] for own in labels], settings))
+        return contact_sheet(tiles, labels, **settings)
+
+    monkeypatch.setattr(snapshots, "contact_sheet", sheet)
+    net = eyes(0)
+    watch = Evolution(net, units="1:0", photos=coloured(), out=tmp_path, at=1, label="epoch")
+    for epoch, channel in enumerate([0, 2], 1):
+        look_for(net, channel)
+        watch(epoch)
+    watch.sheet()
+    ((labels, settings),) = drawn
+    assert labels == [["epoch 1", "activation 1"], ["epoch 2", "activation 1"]]
+    assert settings["title"] == "unit 1:0, another photo at epoch 2"
+
+
 def test_the_sheet_has_a_row_a_unit_and_a_column_a_step(tmp_path):
     watch = watching(vgg(), tmp_path, units="2:0", photos=photos(2, 3, 22, 27))
     with pytest.raises(UsageError, match="no snapshots to show"):
@@ -377,6 +397,8 @@ def test_the_sheet_has_a_row_a_unit_and_a_column_a_step(tmp_path):
     watch = watching(vgg(), tmp_path, units=["2:0", "9:1"], photos=photos(2, 3, 22, 27))
     watch(3)  # the new unit has two empty places
     both = watch.sheet()
+    heading = headed(Image.new("RGB", (both.width, 1)), LEGEND).height - 1
+    tall, both = both.height, both.crop((0, heading, *both.size))
     beside = both.width > both.height  # strips of three snapshots stand side by side or below each other
     width, height = both.width // (2 if beside else 1), both.height // (1 if beside else 2)
     second = np.array(both)[both.height - height :, both.width - width :]
@@ -384,4 +406,4 @@ def test_the_sheet_has_a_row_a_unit_and_a_column_a_step(tmp_path):
     assert not (second[40:, width * 2 // 3 :] == 255).all()
     with pytest.raises(UsageError, match="no snapshots"):
         watch.sheet("features")
-    assert watching(vgg(), tmp_path, units="9:1").sheet().height == both.height, "earlier units stay"
+    assert watching(vgg(), tmp_path, units="9:1").sheet().height == tall, "earlier units stay"

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convscope.data.loading import Photos
@@ -18,6 +20,7 @@ from convscope.models.classifier import Classifier
 from convscope.progress import reporting
 from convscope.training import features as module
 from convscope.training.features import Cut, cut_network, features
+from convscope.training.freeze import set_modes
 from convscope.training.start import start
 from tests.training.small import classifier_of, digits, plain_net
 
@@ -67,12 +70,34 @@ def test_another_run_finds_them_and_only_new_photos_are_computed(tmp_path: Path)
     seen.images = 0
     again = features(cut, photos_of(classifier, 40), folder=tmp_path)
     assert (first.computed, again.computed) == (30, 10)
-    assert seen.images == 1 + 10  # one to see their shape
+    assert seen.images == 2 + 10  # two to see their shape, and whether the base is still the same
     assert torch.equal(again.values[:30], first.values)
     other = Counted(fresh := plain_net().eval())  # the same weights in another process's network
     third = features(cut_of(classifier_of(fresh), HEAD), photos_of(classifier, 40), folder=tmp_path)
     assert third.computed == 0
     assert other.images < 10
+
+
+class Scaled(nn.Module):
+    """Depends on what is in no state dict and in no printed line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.factor = plain_net()[:6], 1.0
+        self.head = nn.Linear(54, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x) * self.factor)
+
+
+def test_a_change_of_code_or_of_plain_numbers_makes_them_anew(tmp_path: Path) -> None:
+    classifier = classifier_of(Scaled().eval())
+    cut = cut_of(classifier, {"head.weight", "head.bias"})
+    features(cut, photos_of(classifier), folder=tmp_path)
+    assert features(cut, photos_of(classifier), folder=tmp_path).computed == 0
+    classifier.network.factor = 1.0001  # type: ignore[assignment]
+    again = features(cut, photos_of(classifier), folder=tmp_path)
+    assert again.computed == 40
 
 
 @pytest.mark.parametrize("change", ["weight", "statistics", "framing", "mean", "place"])
@@ -186,3 +211,88 @@ class Around(Twice):
 def test_a_network_that_cannot_be_cut_is_not(kind: type[nn.Module]) -> None:
     classifier = classifier_of(kind().eval())
     assert cut_network(classifier, {"head.weight", "head.bias"}, torch.full((1, 1, 8, 8), 0.5)) is None
+
+
+class Zero(Around):
+    """Its head begins with zeros, and so does whatever follows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).mean((2, 3))) * 2
+
+
+def test_a_head_of_zeros_proves_nothing_and_keeps_its_zeros() -> None:
+    classifier = classifier_of(Zero().eval())
+    chosen = {"head.weight", "head.bias"}
+    assert cut_network(classifier, chosen, torch.full((1, 1, 8, 8), 0.5)) is None
+    assert not classifier.network.head.weight.any()  # type: ignore[union-attr, operator]
+
+
+class Dropping(nn.Module):
+    """Drops features by a function call before its head, as timm's networks do, or elsewhere."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.body, self.norm, self.head = plain_net()[:6], nn.BatchNorm1d(54), nn.Linear(54, 10)
+        self.where, self.drop_rate = where, 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.where == "input":
+            x = F.dropout(x, self.drop_rate, self.training)
+        features = self.norm(self.body(x))
+        if self.where == "head":
+            features = F.dropout(features, self.drop_rate, self.training)
+        return self.head(features)
+
+
+def trained_both_ways(classifier: Classifier, cut: Cut, chosen: set[str]) -> tuple[Tensor, Tensor]:
+    """Logits of one batch as in training, by the whole network and by features and what learns."""
+    pixels = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        classifier.eval()
+        found = cut.features(pixels)
+        set_modes(classifier.network, chosen)
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            whole = classifier(pixels)
+            torch.manual_seed(3)
+            parts = cut.logits(found)
+    assert not torch.equal(whole, classifier.eval()(pixels))  # dropout was on
+    return whole, parts
+
+
+@pytest.mark.parametrize("kind", ["module", "call", "timm"])
+def test_dropout_before_the_head_is_not_lost(kind: str) -> None:
+    network: nn.Module
+    match kind:
+        case "module":
+            network, chosen = plain_net(dropout=0.5), HEAD
+        case "call":
+            network, chosen = Dropping("head"), {"head.weight", "head.bias"}
+        case _:
+            network = timm.create_model("resnet18", num_classes=10, in_chans=1, drop_rate=0.5)
+            chosen = {"fc.weight", "fc.bias"}
+    classifier = classifier_of(network.eval())
+    whole, parts = trained_both_ways(classifier, cut_of(classifier, chosen), chosen)
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_base_that_drops_by_itself_is_not_computed_once() -> None:
+    network = Dropping("input").eval()
+    classifier = classifier_of(network)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert cut_network(classifier, {"head.weight", "head.bias"}, torch.full((1, 1, 8, 8), 0.5)) is None
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not any(module.training for module in network.modules())
+
+
+def test_what_learns_may_have_statistics_of_its_own_which_the_proof_leaves_alone() -> None:
+    network = Dropping("nowhere").eval()
+    classifier = classifier_of(nn.Sequential(*network.body, network.norm, network.head).eval())
+    cut_of(classifier, {"6.weight", "6.bias", "7.weight", "7.bias"})
+    assert int(network.norm.num_batches_tracked) == 0  # type: ignore[arg-type]
+    assert torch.equal(network.norm.running_mean, torch.zeros(54))  # type: ignore[arg-type]

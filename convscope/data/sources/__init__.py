@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import glob
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 
 from convscope.data.listing import Listing
@@ -97,6 +97,16 @@ def _kind_of_folder(path: str) -> Reader:
     return read_shards if shards_in(path) and not has_class_folder(path) else read_folder
 
 
+def _nearest(wanted: str, known: Mapping[str, str]) -> list[str]:
+    """What is called nearly so, the nearest first; hyphens and capitals aside, as people write MNIST and CIFAR-10."""
+    alike = {key: difflib.SequenceMatcher(None, _bare(wanted), _bare(word)).ratio() for key, word in known.items()}
+    return sorted((key for key, ratio in alike.items() if ratio > 0.7), key=lambda key: -alike[key])
+
+
+def _bare(name: str) -> str:
+    return name.casefold().replace("-", "").replace("_", "")
+
+
 def _missing(source: str) -> UsageError:
     """That there is no such source, with what is called nearly so."""
     if ":" in source and source.partition(":")[0].isidentifier() and len(source.partition(":")[0]) > 1:
@@ -108,10 +118,9 @@ def _missing(source: str) -> UsageError:
         there = {os.path.join(folder, other): other for other in os.listdir(folder or ".")}
     except OSError:
         there = {}
-    known = {**there, **{name: name for name in SETS}}
-    wanted = name.casefold()
-    near = [key for key, word in known.items() if difflib.SequenceMatcher(None, wanted, word.casefold()).ratio() > 0.7]
-    near.sort(key=lambda key: -difflib.SequenceMatcher(None, wanted, known[key].casefold()).ratio())
+    near = _nearest(name, there)
+    if name == source:  # a set is named without a folder
+        near += _nearest(name, {other: other.removeprefix("torchvision:") for other in SETS})
     where = "" if os.path.isabs(os.path.expanduser(source)) else f" in {printable(os.getcwd())}"
     hint = f"; nearest: {', '.join(map(printable, near[:4]))}" if near else f"; a source is {FORMS}"
     return UsageError(f"{printable(source)}: no such file or folder{where}{hint}")

@@ -9,13 +9,14 @@ from contextlib import redirect_stdout
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from convscope.data.cache import cache_folder
 from convscope.data.listing import Listing
 from convscope.data.names import Names
+from convscope.data.sets import TORCHVISION, Part
 from convscope.data.sources.options import PLAIN, SourceOptions, by_index, listed
 from convscope.data.store import Arrays, Files, Store
 from convscope.errors import ConvscopeError, UsageError, unknown
@@ -60,49 +61,6 @@ def _faces(source: str, options: SourceOptions) -> Listing:
 def _numbered(what: str, count: int) -> Names:
     width = max(5, len(str(count - 1)))
     return Names.of(f"{what}-{i:0{width}d}" for i in range(count))
-
-
-class Part(NamedTuple):
-    """A part of a torchvision set: the split it is, and how torchvision is asked for it."""
-
-    split: str | None
-    keywords: dict[str, Any]
-
-
-class TorchvisionSet(NamedTuple):
-    """Where below the root torchvision keeps a set, and its parts."""
-
-    folder: str
-    parts: tuple[Part, ...]
-
-
-def _split(*words: str) -> tuple[Part, ...]:
-    return tuple(Part({"trainval": "train"}.get(word, word), {"split": word}) for word in words)
-
-
-BY_FLAG = (Part("train", {"train": True}), Part("test", {"train": False}))
-WHOLE = (Part(None, {}),)
-TORCHVISION = {
-    "CIFAR10": TorchvisionSet("cifar-10-batches-py", BY_FLAG),
-    "CIFAR100": TorchvisionSet("cifar-100-python", BY_FLAG),
-    "Country211": TorchvisionSet("country211", _split("train", "valid", "test")),
-    "DTD": TorchvisionSet("dtd", _split("train", "val", "test")),
-    "EuroSAT": TorchvisionSet("eurosat", WHOLE),
-    "FGVCAircraft": TorchvisionSet("fgvc-aircraft-2013b", _split("train", "val", "test")),
-    "FashionMNIST": TorchvisionSet("FashionMNIST/raw", BY_FLAG),
-    "Flowers102": TorchvisionSet("flowers-102", _split("train", "val", "test")),
-    "Food101": TorchvisionSet("food-101", _split("train", "test")),
-    "GTSRB": TorchvisionSet("gtsrb", _split("train", "test")),
-    "Imagenette": TorchvisionSet("imagenette2", _split("train", "val")),
-    "KMNIST": TorchvisionSet("KMNIST/raw", BY_FLAG),
-    "MNIST": TorchvisionSet("MNIST/raw", BY_FLAG),
-    "OxfordIIITPet": TorchvisionSet("oxford-iiit-pet", _split("trainval", "test")),
-    "RenderedSST2": TorchvisionSet("rendered-sst2", _split("train", "val", "test")),
-    "STL10": TorchvisionSet("stl10_binary", _split("train", "test")),
-    "SVHN": TorchvisionSet("", _split("train", "test")),
-    "StanfordCars": TorchvisionSet("stanford_cars", _split("train", "test")),
-    "USPS": TorchvisionSet("", BY_FLAG),
-}
 
 
 def _torchvision(name: str, source: str, options: SourceOptions) -> Listing:

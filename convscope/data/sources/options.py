@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from convscope.data.listing import Listing, Refused, listing
+import numpy as np
+
+from convscope.data.listing import NONE, WORDS, Listing, Refused
 from convscope.data.sources.entries import some
 from convscope.data.store import Store
 from convscope.errors import UsageError, unknown
@@ -59,7 +61,7 @@ def listed(
     kind: str,
     store: Store,
     labels: Iterable[str | None],
-    options: SourceOptions,
+    options: SourceOptions = PLAIN,
     *,
     splits: Sequence[str | None] | None = None,
     groups: Sequence[str] | None = None,
@@ -67,21 +69,64 @@ def listed(
     remarks: Sequence[str] = (),
     classes: Sequence[str] | None = None,
 ) -> Listing:
-    """A listing to which the options were applied. UsageError if no photo is in it, or a class has no proper name."""
+    """A listing from what a source says in words, to which the options were applied.
+
+    ``classes``: the names in order, where the source gives them; the user's go before. Otherwise they are those that
+    occur, in the order of numbers if all are numbers, else of the alphabet. UsageError if no photo is in it, a label is
+    not among the classes, or a class has no proper name.
+    """
+    shown = printable(source)
     if not len(store):
-        raise UsageError(f"{printable(source)}: no photo is left{_first(refused)}")
+        raise UsageError(f"{shown}: no photo is left{_first(refused)}")
     notes = list(remarks)
     if options.group is not None:
         groups, remark = _belonging(source, store.names, options.group)
         notes += remark
-    chosen = options.classes if options.classes is not None else classes
-    found = listing(
-        printable(source), kind, store, labels, splits=splits, groups=groups, refused=refused, remarks=notes,
-        classes=chosen,
-    )  # fmt: skip
-    if broken := [name for name in found.classes if not decoded(name)]:
-        raise UsageError(f"{printable(source)}: the class {printable(broken[0])} is not UTF-8 text; rename it")
-    return found
+    words = list(labels)
+    known = _known({word for word in words if word is not None}, options.classes or classes, shown)
+    index: dict[str | None, int] = {name: i for i, name in enumerate(known)} | {None: -1}
+    given = np.full(len(words), NONE, np.int8)
+    if splits is not None:
+        given = np.array([NONE if split is None else _split(split, shown) for split in splits], np.int8)
+    numbers: dict[str, int] = {}
+    return Listing(
+        shown,
+        kind,
+        store,
+        known,
+        np.array([index[word] for word in words], np.int32),
+        given,
+        None if groups is None else np.array([numbers.setdefault(g, len(numbers)) for g in groups], np.int64),
+        tuple(refused),
+        tuple(notes),
+    )
+
+
+def _known(found: set[str], classes: Sequence[str] | None, source: str) -> tuple[str, ...]:
+    """The classes in their order. UsageError if a label is none of them, or one has no proper name."""
+    known = tuple(classes) if classes is not None else tuple(_ordered(found))
+    if strange := sorted(found - set(known)):
+        more = ", ...)" if len(known) > 6 else ")"
+        raise UsageError(
+            f"{source}: {strange[0]!r} is not among the {len(known)} classes ({', '.join(known[:6])}{more}"
+        )
+    if broken := [name for name in known if not decoded(name)]:
+        raise UsageError(f"{source}: the class {printable(broken[0])} is not UTF-8 text; rename it")
+    return known
+
+
+def _ordered(names: Iterable[str]) -> list[str]:
+    """In the order of numbers if all are, else of the alphabet: the same in every process."""
+    names = sorted(names)
+    if all(name.isascii() and name.isdecimal() and len(name) < 19 for name in names):
+        names.sort(key=int)
+    return names
+
+
+def _split(word: str, source: str) -> int:
+    if word.strip().casefold() not in WORDS:
+        raise UsageError(f"{source}: {word!r} is no split: train, val or test")
+    return WORDS[word.strip().casefold()]
 
 
 def _first(refused: Sequence[Refused]) -> str:

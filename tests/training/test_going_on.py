@@ -1,0 +1,253 @@
+"""What is the same job and what is not, and what a run keeps of how it began."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+from sklearn.datasets import load_digits
+from torch import nn
+
+import convscope as cs
+from convscope.errors import Cancelled, UsageError
+from convscope.progress import reporting
+from convscope.training import fit, job
+from convscope.training.api import train
+from convscope.training.resume import which
+
+NET = """
+import torch
+from torch import nn
+def Net(num_classes=2, width=4):
+    return nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(width, num_classes))
+class Noting(nn.Module):
+    def __init__(self, num_classes=2):
+        super().__init__()
+        self.net, self.notes = Net(num_classes), "as built"
+    def forward(self, x):
+        return self.net(x)
+    def get_extra_state(self):
+        return {"notes": self.notes}
+    def set_extra_state(self, state):
+        self.notes = state["notes"]
+ready = Net()
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with two classes of digits, a network, and ``~`` there."""
+    found = load_digits()
+    for label in (0, 1):
+        folder = tmp_path / "photos" / f"number {label}"
+        folder.mkdir(parents=True)
+        for i, pixels in enumerate(found.images[found.target == label][:24]):
+            Image.fromarray(np.rint(pixels * 15.9).astype(np.uint8)).save(folder / f"{i}.png")
+    (tmp_path / "net.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def go(**more: Any) -> job.Trained:
+    settings: dict[str, Any] = {"model": "net.py:Net", "size": 8, "epochs": 1, "workers": 0, "device": "cpu"}
+    return train("photos", **{**settings, **more})
+
+
+class Stopped(RuntimeError):
+    pass
+
+
+def stopped(*args: Any, **more: Any) -> None:
+    raise Stopped
+
+
+def stop_in_the_second_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An end without any warning, after the first epoch's checkpoint."""
+    monkeypatch.setattr(fit, "SAVE_EPOCH", 0.0)
+
+    def judged(done: fit.Progress, *rest: Any) -> None:
+        if done.epoch == 2:
+            raise Stopped
+        plain(done, *rest)
+
+    plain = fit._judge
+    monkeypatch.setattr(fit, "_judge", judged)
+
+
+def test_auto_goes_on_with_the_same_job_only(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"0.weight": torch.ones(4, 1, 3, 3)}, "some.safetensors")
+    begun: dict[str, Any] = {
+        **{"epochs": 2, "mean": [0.5], "std": [0.25], "weights": "some.safetensors"},
+        **{"model": "net.py:Net", "options": {"width": 4}, "size": 8, "split": "60/20/20", "unfreeze": ["0"]},
+    }
+    with monkeypatch.context() as patch:
+        stop_in_the_second_epoch(patch)
+        with pytest.raises(Stopped):
+            go(**begun)
+    run = (place / "runs/last").resolve()
+    names = {"weights": "model", "mean": "model", "std": "model", "options": "model", "size": "model"}
+    homes = {**names, "split": "data", "epochs": "training", "unfreeze": "training"}
+
+    def same(**changed: Any) -> bool:
+        settings = {**begun, **changed}
+        spec = settings.pop("model")
+        given: dict[str, dict[str, Any]] = {"model": {"spec": spec}, "data": {"source": "photos"}, "training": {}}
+        for name, value in settings.items():
+            given[homes[name]][name] = value
+        return which("auto", None, given) == run
+
+    assert same()
+    assert same(model="~/net.py:Net", weights="~/some.safetensors", size=(8, 8), epochs=5)
+    assert not same(model="net.py:Noting")
+    assert not same(model="convscope:mnist_convnet")
+    assert not same(weights="other.safetensors")
+    assert not same(mean=[0.4])
+    assert not same(options={"width": 5})
+    assert not same(split="50/25/25")
+    done = go(**begun, resume="auto")
+    assert done.folder.resolve() == run
+    assert [row["epoch"] for row in done.rows] == [1, 2]
+    assert not same()  # nothing is left to do
+
+
+def test_the_same_command_goes_on_from_a_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By then ``runs/last`` is another run than the one that was named."""
+    first = go().folder.resolve()
+    again: dict[str, Any] = {"model": "run:runs/last", "epochs": 2, "size": None, "resume": "auto"}
+    with monkeypatch.context() as patch:
+        stop_in_the_second_epoch(patch)
+        with pytest.raises(Stopped):
+            go(**again)
+    second = (place / "runs/last").resolve()
+    assert second != first
+    done = go(**again)
+    assert done.folder.resolve() == second
+    assert len(done.rows) == 2
+    assert yaml.safe_load((second / "config.yaml").read_text())["model"]["begun_from"] == f"run:{first}"
+
+
+def test_a_run_that_was_killed_while_it_was_being_measured_is_not_done(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(job.artifacts, "conclude", stopped)
+        with pytest.raises(Stopped):
+            go(resume="auto")
+    run = (place / "runs/last").resolve()
+    assert not (run / "evaluation.json").exists()
+    done = go(resume="auto")
+    assert done.folder.resolve() == run
+    assert json.loads((run / "evaluation.json").read_text())["epochs"] == 1
+    assert go(resume="auto").folder.resolve() != run
+
+
+def test_fewer_epochs_than_are_done_are_refused(place: Path) -> None:
+    run = go(epochs=3).folder
+    with pytest.raises(UsageError, match="has done 3 epochs already: --epochs 2 is less"):
+        go(epochs=2, resume=run)
+    assert len(go(epochs=4, resume=run).rows) == 4
+
+
+def test_a_run_without_a_checkpoint_is_begun_anew_in_its_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "sources", stopped)
+        patch.setattr(job.shutil, "rmtree", lambda *args, **more: None)  # as kill -9 leaves it
+        with pytest.raises(Stopped):
+            go(out="killed")
+    assert (place / "killed/config.yaml").exists()
+    with pytest.raises(UsageError, match=r"stopped before its first checkpoint.*--out .*killed"):
+        train(resume="killed")
+    assert go(out="killed").rows[0]["epoch"] == 1
+    with pytest.raises(UsageError, match="is there already"):
+        go(out="killed")
+
+
+def test_it_goes_on_from_another_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths of the photos' root, of the network and of the weights are kept in full; one may hold an @."""
+    at = place / "me@work"
+    at.mkdir()
+    (at / "net.py").write_text(NET)
+    (at / "list.txt").write_text("".join(f"number {c}/{i}.png {c}\n" for c in (0, 1) for i in range(20)))
+    save_file({"0.weight": torch.ones(4, 1, 3, 3)}, at / "some.safetensors")
+    monkeypatch.chdir(at)
+    settings = {"model": "net.py:Net", "size": 8, "workers": 0, "device": "cpu", "epochs": 1}
+    run = train("list.txt", root="../photos", weights="some.safetensors", **settings, out="run").folder.resolve()
+    monkeypatch.chdir("/")
+    assert len(train(resume=run, epochs=2, workers=0, device="cpu").rows) == 2
+    again = train(config=run / "config.yaml", out=place / "again", workers=0, device="cpu")  # the same run once more
+    assert again.rows[0]["train_loss"] == train(resume=run).rows[0]["train_loss"]
+
+
+def test_a_rate_is_told_right_after_an_end_exactly_between_two_epochs(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = go(epochs=2, schedule="cosine", out="whole").rows
+    steps = [0]
+    plain = fit.Totals.add
+
+    def add(self: fit.Totals, *args: Any) -> None:
+        plain(self, *args)
+        steps[0] += 1
+
+    with monkeypatch.context() as patch, reporting(cancel=lambda: steps[0] >= 2):
+        patch.setattr(fit.Totals, "add", add)
+        with pytest.raises(Cancelled):
+            go(epochs=2, schedule="cosine", out="stopped")
+    state = json.loads((place / "stopped/checkpoints/last/state.json").read_text())
+    assert (state["epoch"], state["step"]) == (0, 2)  # 34 photos by 32: both steps of the first epoch, and no row yet
+    assert train(resume="stopped", workers=0, device="cpu").rows == whole
+
+
+def test_what_a_network_keeps_beside_tensors_is_no_obstacle(place: Path) -> None:
+    run = go(model="net.py:Noting").folder
+    assert len(go(model="net.py:Noting", resume=run, epochs=2).rows) == 2
+    assert cs.load(f"run:{run}").classifier.network.notes == "as built"
+
+
+def test_a_ready_module_is_not_trained_in_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(place)
+    import net  # type: ignore[import-not-found]
+
+    before = {name: value.clone() for name, value in net.ready.state_dict().items()}
+    net.ready.train()
+    run = go(model="net:ready", lr=0.1).folder
+    assert all(torch.equal(value, before[name]) for name, value in net.ready.state_dict().items())
+    assert net.ready.training
+    assert all(parameter.requires_grad for parameter in net.ready.parameters())
+    trained = cs.load(f"run:{run}").classifier.network.state_dict()
+    assert not torch.equal(trained["0.weight"], before["0.weight"])
+
+
+class Backwards(nn.Module):
+    """Its head is defined first."""
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, num_classes)
+        self.body = nn.Conv2d(1, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x).relu().mean((2, 3)))
+
+
+def test_weights_leave_out_the_layer_that_runs_last_and_that_is_said(place: Path) -> None:
+    from convscope.models.classes import numbered
+    from convscope.training.start import start
+
+    torch.manual_seed(1)
+    save_file(Backwards().state_dict(), "backwards.safetensors")
+    begun = start(f"{__name__}:Backwards", numbered(2), weights="backwards.safetensors", size=(8, 8))
+    assert begun.loaded == {"body.weight", "body.bias"}
+    assert [remark for remark in begun.remarks if "the last layer starts anew" in remark]
+    others = start(f"{__name__}:Backwards", numbered(3), weights="backwards.safetensors", size=(8, 8))
+    assert others.loaded == begun.loaded
+    assert others.remarks == ()  # it could not have been kept
