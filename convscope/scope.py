@@ -23,6 +23,7 @@ from convscope.methods import METHODS, configure
 from convscope.methods.explanation import Explanation, View
 from convscope.models.classes import Classes, as_classes
 from convscope.models.classifier import Classifier, PerChannel, probabilities, unwrapped
+from convscope.models.device import best_device
 from convscope.models.registry import load_classifier
 from convscope.progress import reporting_unless_listened
 from convscope.types import Images, Logits
@@ -277,13 +278,6 @@ def load(
     return Scope(classifier.to(device or best_device()), background=background, progress=progress)
 
 
-def best_device() -> torch.device:
-    """A CUDA or Apple GPU where there is one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
 def _covered(canvas: tuple[int, int], crop: float) -> int:
     """The side that a photo's shorter one is brought to, of which the canvas is the share ``crop``."""
     if not 0 < crop <= 1:
@@ -323,4 +317,4 @@ def _shown(progress: bool) -> Any:
     return reporting_unless_listened() if progress else nullcontext()
 
 
-__all__ = ["METHODS", "Entry", "Prediction", "Scope", "best_device", "load"]
+__all__ = ["METHODS", "Entry", "Prediction", "Scope", "load"]

@@ -98,6 +98,7 @@ class Settings:
     framing: Framing
     channels: int
     background: str
+    head_parameters: tuple[str, ...]  # of the layers that began anew on a trained base
 
 
 def read_settings(folder: Path) -> Settings:
@@ -116,6 +117,7 @@ def read_settings(folder: Path) -> Settings:
             framing=Framing(canvas, model["short"], model["interpolation"], model["squash"]),
             channels=int(model["channels"]),
             background=model.get("background", "white"),
+            head_parameters=tuple(model.get("head_parameters", ())),
         )
     except FileNotFoundError as error:
         raise UsageError(f"run:{folder}: not a run folder, {Path(error.filename).name} is missing") from None

@@ -18,10 +18,10 @@ from convscope.models.run import WEIGHTS
 from convscope.training import charts
 from convscope.training.card import CardFacts, model_card
 from convscope.training.config import Config
-from convscope.training.fit import Progress
 from convscope.training.folder import EVALUATION, Checkpoint, RunFolder, environment, writing
 from convscope.training.health import LayerHealth
 from convscope.training.metrics import Metrics
+from convscope.training.saver import Progress
 from convscope.training.start import Start
 
 TRAINED = {

@@ -32,7 +32,7 @@ from convscope.training.folder import (
 )
 from convscope.training.learned import LEARNED, write_learned
 from convscope.training.parallel import from_first
-from convscope.training.prepare import begin, divide, read_catalog, resolved
+from convscope.training.prepare import HEAD, begin, divide, read_catalog, resolved
 from convscope.training.resume import update_config
 from convscope.training.start import CODE, Start, lasting
 
@@ -65,7 +65,8 @@ def new_job(config: Config, out: Path | None, accelerator: Accelerator) -> Job:
     path = Path(from_first(str(path), accelerator))
     if accelerator.is_main_process:
         _clear_unbegun(path)
-        _write_start(RunFolder.create(path), config, found, divided, begun, kind)
+        head = chosen if kind == HEAD else begun.head
+        _write_start(RunFolder.create(path), config, found, divided, begun, kind, sorted(head))
     accelerator.wait_for_everyone()
     notes = [*found.remarks, *divided.remarks, *begun.remarks]
     if found.refused:
@@ -75,7 +76,7 @@ def new_job(config: Config, out: Path | None, accelerator: Accelerator) -> Job:
 
 
 def _write_start(
-    folder: RunFolder, config: Config, found: Catalog, divided: Assignment, begun: Start, kind: str
+    folder: RunFolder, config: Config, found: Catalog, divided: Assignment, begun: Start, kind: str, head: list[str]
 ) -> None:
     """All that a run is by its settings; a folder that cannot be filled is not left behind."""
     path = folder.path
@@ -86,7 +87,7 @@ def _write_start(
         more["data"]["background"] = begun.classifier.background
         weights = lasting(config.model.weights) if config.model.weights is not None else None
         more["model"] = {"head": config.model.head, "dropout": config.model.dropout, "weights": weights}
-        more["model"] |= {"begun_from": begun.origin, "begun_as": kind}  # what the card says of it
+        more["model"] |= {"begun_from": begun.origin, "begun_as": kind, "head_parameters": head}
         with writing(path):
             write_run(begun.classifier, path, begun.spec, begun.options, more=more, weights=False)
             write_split(path / "split.csv", found.store.names, found.labels, found.classes, divided)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,9 @@ from convscope.images.frame import Framing
 from convscope.models.classifier import Classifier, probabilities
 from convscope.models.run import CONFIG
 from convscope.training.config import resolve_config, sections_of
-from convscope.training.fit import outputs
 from convscope.training.learned import seen_by
 from convscope.training.metrics import Metrics, measure
+from convscope.training.outputs import outputs
 from convscope.training.parallel import accelerated
 from convscope.training.prepare import Pixels, read_catalog
 
@@ -65,13 +66,17 @@ def evaluate(
         forward, framing = TenCrops(classifier, framing.size), _larger(framing)
     photos = Photos(found, framing, classifier.channels, background=background or classifier.background)
     loader = Loader(photos, workers_for(photos, workers))
-    modes = [(module, module.training) for module in network.modules()]
+    modes, device = [(module, module.training) for module in network.modules()], classifier.device
     try:
-        with accelerated(classifier.device, "fp32") as accelerator:
+        # Each of several processes has a device of its own.
+        several = int(os.environ.get("WORLD_SIZE") or 1) > 1
+        with accelerated(torch.device(device.type) if several else device, "fp32") as accelerator:
+            classifier.to(accelerator.device)
             kept, logits, lost = outputs(forward, network, loader, rows, AT_ONCE, accelerator, "photos")
             leads = accelerator.is_main_process
     finally:
         loader.close()
+        classifier.to(device)
         for module, training in modes:
             module.training = training
     if not len(kept):

@@ -85,7 +85,7 @@ class Evolution:
         self.classifier = _classifier(model)
         self.method = projecting(method)
         self.photos, self.out, self.label, self.first_photo = photos, Path(out), label, first_photo
-        self._due = _schedule(at)
+        self.due = _schedule(at)  # a function of the step
         self._snapshots = read_snapshots(self.out / LINES)
         with _aside(self.classifier):
             image = next((pixels[:1] for _, pixels in batches_of(photos, self.classifier)), None)
@@ -106,7 +106,7 @@ class Evolution:
 
     def __call__(self, step: int, x: Images | None = None) -> tuple[Snapshot, ...]:
         """The snapshots of this step, taken now; none where the step is not due."""
-        if not self._due(step):
+        if not self.due(step):
             return ()
         step = operator.index(step)
         last = max((snapshot.step for snapshot in self._snapshots), default=-1)

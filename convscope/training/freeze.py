@@ -22,11 +22,13 @@ def learning(
     loaded: frozenset[str],
     unfreeze: Sequence[str] | None,
     freeze: Sequence[str] = (),
+    head: frozenset[str] = frozenset(),
 ) -> tuple[set[str], list[str]]:
     """The names of the parameters that learn, and the patterns that say so whatever the network came from.
 
     Without ``unfreeze``, what starts anew learns: the head on a trained base, or all of a network without trained
-    weights. With it, what it names learns as well. ``freeze`` has the last word. A pattern is a glob over the paths of
+    weights. With it, what it names learns as well. ``freeze`` has the last word. ``head``: its parameters, where they
+    are known; by default what starts anew, or the layer that runs last. A pattern is a glob over the paths of
     modules and parameters (``layer4``, ``features.2?``, ``*``), ``@head``, ``@stage:-1`` or another stage: all layers
     from the one before on, up to the last of its resolution.
     """
@@ -35,9 +37,9 @@ def learning(
     new = {name for name in names if name not in loaded}
     if unfreeze is None:
         unfreeze = [] if loaded and new else [ALL]
-    head = new if loaded and new else set(head_names(classifier, image))
-    chosen = head.union(*(matching(classifier, image, pattern, names, head) for pattern in unfreeze))
-    kept = set[str]().union(*(matching(classifier, image, pattern, names, head) for pattern in freeze))
+    last = (new if loaded else set()) | head or set(head_names(classifier, image))
+    chosen = last.union(*(matching(classifier, image, pattern, names, last) for pattern in unfreeze))
+    kept = set[str]().union(*(matching(classifier, image, pattern, names, last) for pattern in freeze))
     chosen -= kept
     if not chosen:
         raise UsageError(f"{', '.join(freeze) or 'that'} freezes all of the network: nothing is left to learn")

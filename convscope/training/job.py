@@ -14,22 +14,26 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from convscope.data.cache import replacing
 from convscope.data.listing import NONE, SPLITS, TEST, TRAIN, VAL
-from convscope.data.loading import Loader, cut
+from convscope.data.loading import Batch, Loader, Photos, cut
 from convscope.errors import Cancelled
 from convscope.images.lettering import font_remark
+from convscope.models.device import best_device
 from convscope.training import artifacts
 from convscope.training.beginning import Job, new_job, resumed_job
 from convscope.training.config import Config
 from convscope.training.evolution import LINES, Evolution
-from convscope.training.fit import Progress, Task, fit, outputs
+from convscope.training.fit import Task, fit, parts
 from convscope.training.folder import RUNS, point_last
 from convscope.training.health import LayerHealth, health, not_learned, said
 from convscope.training.learned import seen_by
 from convscope.training.metrics import Metrics, measure
 from convscope.training.optim import make_optimizer
+from convscope.training.outputs import outputs
 from convscope.training.parallel import accelerated
 from convscope.training.prepare import HEAD, Machine, counts, photos_for, rows_of, sources
+from convscope.training.saver import Progress
 
 LOOKED_AT = 64  # photos on which dead layers are looked for
 
@@ -86,7 +90,7 @@ def run(
     Random states, the environment and the user's files are left as they are.
     """
     machine, told = machine or Machine(), told or Told()
-    device = machine.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = machine.device or best_device()
     with torch.random.fork_rng(), _reproducible(device), accelerated(device, config.training.precision) as accelerator:
         job = resumed_job(config, resume, accelerator) if resume is not None else new_job(config, out, accelerator)
         try:
@@ -135,7 +139,7 @@ def _carry_out(job: Job, accelerator: Accelerator, machine: Machine, told: Told)
             rows_of(job.assigned, VAL),
             len(job.catalog.classes),
             training,
-            *_evolution(job, leads, tell),
+            *_evolution(job, accelerator, tell),
         )
         make_optimizer(classifier.network, job.chosen, training)  # what is wrong with its settings shows now
         if leads:
@@ -235,11 +239,13 @@ def _layers(job: Job) -> list[LayerHealth]:
     return health(classifier, batch.images.to(classifier.device).float() / 255)
 
 
-def _evolution(job: Job, leads: bool, tell: Callable[[str], None]) -> tuple[Callable[..., None], Callable[[int], None]]:
+def _evolution(
+    job: Job, accelerator: Accelerator, tell: Callable[[str], None]
+) -> tuple[Callable[..., None], Callable[[int], None]]:
     """What is called after each step and each epoch."""
     settings = job.config.evolution
-    nothing: tuple[Callable[..., None], Callable[[int], None]] = (lambda step, images: None, lambda epoch: None)
-    if settings.at is None or not leads:
+    nothing: tuple[Callable[..., None], Callable[[int], None]] = (lambda step, batch: None, lambda epoch: None)
+    if settings.at is None or not accelerator.is_main_process:
         return nothing
     classifier = job.begun.classifier
     if job.kind == HEAD:
@@ -267,24 +273,31 @@ def _evolution(job: Job, leads: bool, tell: Callable[[str], None]) -> tuple[Call
     )
     if job.checkpoint is not None:
         state = job.checkpoint.state
-        each = -(-len(rows) // job.config.training.batch_size)
-        if job.config.training.drop_last:
-            each = max(1, len(rows) // job.config.training.batch_size)
+        each = len(parts(rows, job.config.training, accelerator))
         watch.cut_back(state["epoch"] if settings.epochs else state["epoch"] * each + state["step"])
     if settings.epochs:
         return nothing[0], lambda epoch: _shown(watch, watch(epoch))
 
-    def after_step(step: int, images: torch.Tensor) -> None:
-        pixels = images.to(classifier.device).float() / 255 if images.dtype == torch.uint8 else None
-        _shown(watch, watch(step, pixels))
+    every = photos_for(classifier, job.catalog)
+
+    def after_step(step: int, batch: Batch) -> None:
+        if watch.due(step) and (first := _first(every, batch)) is not None:
+            _shown(watch, watch(step, first.to(classifier.device).float() / 255))
 
     return after_step, nothing[1]
+
+
+def _first(photos: Photos, batch: Batch) -> torch.Tensor | None:
+    """The first photo of a batch, as it is: batches may be augmented, or features; None where it is gone."""
+    found = (photos.one(row, 0) for row in batch.rows.tolist())
+    return next((canvas[None] for canvas in found if isinstance(canvas, torch.Tensor)), None)
 
 
 def _shown(watch: Evolution, taken: Any) -> None:
     """The sheet of all snapshots so far, made again after each."""
     if taken:
-        watch.sheet().save(watch.out / "evolution.png")
+        with replacing(watch.out / "evolution.png") as draft:
+            watch.sheet().save(draft, format="PNG")
 
 
 class _reproducible:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor, nn
 
 from convscope.errors import UsageError
 
 T = TypeVar("T")
 
 RENDEZVOUS = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets, by which processes meet
+TIMEOUT = timedelta(days=2)  # the first process may scan a million photos while the others wait
 TOGETHER = "start all of them by torchrun, or unset WORLD_SIZE"
 
 
@@ -31,11 +35,18 @@ def accelerated(device: torch.device, precision: str) -> Iterator[Accelerator]:
     wanted = int(os.environ.get("WORLD_SIZE") or 1)
     if missing := [name for name in RENDEZVOUS if wanted > 1 and name not in os.environ]:
         raise UsageError(f"WORLD_SIZE is {wanted} but {missing[0]} is not set: {TOGETHER}")
+    if wanted > 1 and device.index is not None:
+        raise UsageError(f"of {wanted} processes each has a device of its own: give --device {device.type}")
+    # torch's current GPU is what accelerate takes.
+    current = torch.cuda.device(device) if device.type == "cuda" and device.index is not None else nullcontext()
+    mode, patient = _mode(precision, device), InitProcessGroupKwargs(timeout=TIMEOUT)
     try:
-        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=_mode(precision, device))
-        if accelerator.num_processes != wanted:
-            raise UsageError(f"WORLD_SIZE is {wanted} but {accelerator.num_processes} process is at work: {TOGETHER}")
-        yield accelerator
+        with current:
+            accelerator = _accelerator(device, mode, patient)
+            if accelerator.num_processes != wanted:
+                at_work = f"{accelerator.num_processes} process is at work"
+                raise UsageError(f"WORLD_SIZE is {wanted} but {at_work}: {TOGETHER}")
+            yield accelerator
     finally:
         if ours:
             if dist.is_available() and dist.is_initialized():
@@ -45,6 +56,22 @@ def accelerated(device: torch.device, precision: str) -> Iterator[Accelerator]:
         for key in os.environ.keys() - before.keys():
             del os.environ[key]
         os.environ.update({key: value for key, value in before.items() if value is not None})
+
+
+def _accelerator(device: torch.device, mode: str, patient: InitProcessGroupKwargs) -> Accelerator:
+    """One that is where it was asked for; there may be one of the user's own in this process already."""
+    try:
+        found = Accelerator(cpu=device.type == "cpu", mixed_precision=mode, kwargs_handlers=[patient])
+    except ValueError as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(
+            f"accelerate is at work in this process with other settings ({first}): give the same precision and device"
+        ) from None
+    if found.device.type != device.type:
+        raise UsageError(
+            f"accelerate is at work in this process on {found.device.type}, not {device.type}: give that device"
+        )
+    return found
 
 
 def _mode(precision: str, device: torch.device) -> str:
@@ -67,6 +94,22 @@ def most(value: int, accelerator: Accelerator) -> int:
     found = torch.tensor([value], device=accelerator.device)
     dist.all_reduce(found, dist.ReduceOp.MAX)
     return int(found.item())
+
+
+def total(value: Tensor, accelerator: Accelerator) -> Tensor:
+    """The sum over the processes, which no gradient goes through."""
+    if accelerator.num_processes > 1:
+        value = value.detach().clone()
+        dist.all_reduce(value)
+    return value
+
+
+def prepared(module: nn.Module, accelerator: Accelerator, unused: Callable[[], bool]) -> nn.Module:
+    """The module as several processes train it. ``unused``: whether some of it has no part in what is learned."""
+    if accelerator.num_processes > 1:
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=unused())
+    made: nn.Module = accelerator.prepare(module)
+    return made
 
 
 def all_sum(values: Sequence[float], accelerator: Accelerator) -> list[float]:

@@ -117,8 +117,8 @@ def resolved(config: Config, begun: Start) -> tuple[Config, set[str], str]:
     asked = training.unfreeze
     if asked is None and begun.run is not None and not new:  # what learned there goes on to learn
         asked = sections_of(begun.run / CONFIG).get("training", {}).get("unfreeze")
-    chosen, unfreeze = learning(classifier, blank, begun.loaded, asked, training.freeze)
-    kind = NEW if not begun.loaded else HEAD if chosen <= new else TUNE
+    chosen, unfreeze = learning(classifier, blank, begun.loaded, asked, training.freeze, begun.head)
+    kind = NEW if not begun.loaded else HEAD if chosen <= new | begun.head else TUNE
     if kind == TUNE and not unfreeze and not training.freeze:
         kind = HEAD  # the last layer alone, of a network that was trained for these classes
     choices = {

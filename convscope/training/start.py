@@ -28,7 +28,8 @@ CODE = ("file", "module")  # sources that are a user's own Python
 @dataclass(frozen=True)
 class Start:
     """A classifier to train. ``spec`` and ``options`` build its network; ``loaded``: which parameters are trained
-    already; ``origin``: where those came from, in words; ``run``: the run that it goes on from."""
+    already; ``head``: those of the head, where a run that it goes on from says so; ``origin``: where the trained ones
+    came from, in words; ``run``: that run."""
 
     classifier: Classifier
     spec: str
@@ -37,6 +38,7 @@ class Start:
     origin: str
     run: Path | None = None
     remarks: tuple[str, ...] = ()
+    head: frozenset[str] = frozenset()
 
 
 def start(
@@ -89,6 +91,7 @@ def start(
         lasting_spec(model) if run is not None else origin or "random weights",
         origin_run,
         tuple(remarks),
+        frozenset(run.head_parameters if run is not None else ()),
     )
 
 

@@ -36,6 +36,13 @@ def test_words_for_a_class(query, index):
     assert PETS.find(query) == index
 
 
+def test_a_name_written_exactly_so_wins() -> None:
+    names = Classes(("Polish", "polish", "us", "US"))
+    assert [names.find(name) for name in names.names] == [0, 1, 2, 3]
+    assert refusal(names.find, "POLISH").endswith("give the index instead, 0 or 1")
+    assert refusal(Classes(("cat", "cat", "Cat")).find, "cat").endswith("give the index instead, 0 or 1")
+
+
 @pytest.mark.parametrize("query", ["5", "-1", 5, -1])
 def test_indices_out_of_range(query):
     assert refusal(PETS.find, query) == f"class index {query} is out of range: the model has 5 classes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from skimage import data
 from torch import nn
 
+from convscope.data.catalog import Catalog
 from convscope.data.names import Names
 from convscope.data.store import Arrays
 from convscope.errors import UsageError
@@ -69,6 +71,41 @@ def test_an_unknown_class_is_refused_by_name() -> None:
     classifier.classes = Classes(tuple(map(str, range(10))))
     with pytest.raises(UsageError, match="class 'lynx' is not among the 10"):
         evaluate(classifier, found)
+
+
+def named(found: Catalog, kind: str, names: Sequence[str]) -> Catalog:
+    """The digits 0, 1 and 2 by these names."""
+    few = found.take(np.flatnonzero(found.labels < 3))
+    return replace(few, kind=kind, classes=tuple(names))
+
+
+@pytest.mark.parametrize(
+    ("own", "photos", "kind", "expected"),
+    [
+        (("1", "2", "3"), ("1", "2", "3"), "list", [0, 1, 2]),
+        (("1", "2", "3"), ("3", "2", "1"), "folder", [2, 1, 0]),
+        (("1", "2", "3"), ("0", "1", "2"), "list", "class '0' is not among the 3"),  # not an index beside such names
+        (("a", "b", "c"), ("0", "1", "2"), "list", [0, 1, 2]),  # but here
+        (("a", "b", "c"), ("0", "1", "2"), "folder", "classes '0', '1', '2' are not among the 3"),
+        (("A", "a", "b"), ("a", "A", "b"), "list", [1, 0, 2]),  # exactly so before regardless of case
+        (("a", "b", "c"), ("a", "0", "b"), "list", "classes 'a', '0' are one class of Sequential, 'a'"),
+        (("a, alpha", "b", "c"), ("a", "alpha", "b"), "list", "classes 'a', 'alpha' are one class of Sequential"),
+    ],
+)
+def test_labels_become_classes_one_to_one_or_are_refused(
+    own: tuple[str, ...], photos: tuple[str, ...], kind: str, expected: list[int] | str
+) -> None:
+    network = nn.Sequential(*plain_net()[:6], nn.Linear(54, 3))
+    classifier = Classifier(network, Classes(own), mean=0.3, std=0.4, framing=Framing((8, 8), 8), channels=1)
+    found = named(digits(60), kind, photos)
+    if isinstance(expected, str):
+        with pytest.raises(UsageError, match=expected):
+            evaluate(classifier, found)
+        return
+    confusion = evaluate(classifier, found).metrics.confusion
+    counts = np.bincount(found.labels, minlength=3)
+    assert [int(confusion[place].sum()) for place in expected] == counts.tolist()
+    assert sorted(expected) == [0, 1, 2]
 
 
 def test_modes_are_left_as_they_were() -> None:

@@ -16,10 +16,12 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import convscope as cs
+from convscope.data.catalog import catalog
 from convscope.errors import Cancelled, UsageError
 from convscope.progress import reporting
-from convscope.training import fit, job
+from convscope.training import fit, job, saver
 from convscope.training.api import train
+from convscope.training.evaluate import evaluate
 from convscope.training.resume import which
 
 NET = """
@@ -72,7 +74,7 @@ def stopped(*args: Any, **more: Any) -> None:
 
 def stop_in_the_second_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """An end without any warning, after the first epoch's checkpoint."""
-    monkeypatch.setattr(fit, "SAVE_EPOCH", 0.0)
+    monkeypatch.setattr(saver, "SAVE_EPOCH", 0.0)
 
     def judged(done: fit.Progress, *rest: Any) -> None:
         if done.epoch == 2:
@@ -251,3 +253,89 @@ def test_weights_leave_out_the_layer_that_runs_last_and_that_is_said(place: Path
     others = start(f"{__name__}:Backwards", numbered(3), weights="backwards.safetensors", size=(8, 8))
     assert others.loaded == begun.loaded
     assert others.remarks == ()  # it could not have been kept
+
+
+def test_a_head_of_two_layers_is_known_to_the_run_that_goes_on_from_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the book does it: first the head on a frozen base, then a block of the base together with all of the head."""
+    (place / "two.py").write_text(
+        "from torch import nn\n"
+        "def Two(num_classes=2):\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(),\n"
+        "                         nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, num_classes))\n"
+    )
+    base = {"0.weight": torch.randn(4, 1, 3, 3), "0.bias": torch.zeros(4), "2.weight": torch.randn(4, 4, 3, 3)}
+    save_file({**base, "2.bias": torch.zeros(4)}, "base.safetensors")
+
+    def learned(run: Path) -> set[str]:
+        state = json.loads((run / "checkpoints/last/state.json").read_text())
+        return {name.partition(".")[0] for group in state["optimizer"]["groups"] for name in group}
+
+    head = go(model="two.py:Two", weights="base.safetensors").folder
+    assert learned(head) == {"5", "7"}
+    tuned = go(model=f"run:{head}", unfreeze=["2"], size=None).folder
+    assert learned(tuned) == {"2", "5", "7"}
+    again = go(model=f"run:{tuned}", unfreeze=["0"], size=None).folder
+    assert learned(again) == {"0", "5", "7"}
+    plain = go(model=f"run:{head}", unfreeze=[], size=None).folder
+    assert learned(plain) == {"5", "7"}
+
+
+def transparent(place: Path) -> None:
+    """Photos that differ by what they are transparent in: on black the one class is dark, on white it is bright."""
+    rng = np.random.default_rng(0)
+    for label, alpha in (("seen", 255), ("through", 0)):
+        folder = place / "clear" / label
+        folder.mkdir(parents=True)
+        for i in range(16):
+            grey = rng.integers(150, 256, (8, 8, 1), dtype=np.uint8)
+            full = np.full((8, 8, 1), alpha, np.uint8)
+            Image.fromarray(np.concatenate([grey, grey, grey, full], 2)).save(folder / f"{i}.png")
+
+
+def test_what_lies_behind_transparent_photos_is_kept_with_the_run(place: Path) -> None:
+    transparent(place)
+    settings: dict[str, Any] = {"model": "net.py:Net", "size": 8, "workers": 0, "device": "cpu", "lr": 0.05}
+    run = train("clear", background="black", epochs=30, out="black", **settings)
+    assert run.metrics is not None
+    assert run.metrics.accuracy == 1
+    scope = cs.load("run:black")
+    assert scope.background == scope.classifier.background == "black"
+    clear = place / "clear/through/0.png"
+    assert scope.predict(clear).top(1)[0].name == "through"
+    assert cs.load("run:black", background="white").predict(clear).top(1)[0].name == "seen"
+    found = evaluate(scope.classifier, catalog("clear"))
+    assert found.metrics.accuracy == 1
+    assert evaluate(scope.classifier, catalog("clear"), background="white").metrics.accuracy == 0.5
+    on = train("clear", epochs=1, out="on", **{**settings, "model": "run:black", "size": None})
+    assert cs.load(f"run:{on.folder}").background == "black"
+    with pytest.raises(UsageError, match="background"):
+        train("clear", background="blakc", **settings)
+    again = train(resume="black", background="black", epochs=31, workers=0, device="cpu")
+    assert len(again.rows) == 31
+    with pytest.raises(UsageError, match=r"begun with other settings: data\.background is 'black' there"):
+        train(resume="black", background="white")
+
+
+def test_a_last_batch_of_one_photo_joins_the_one_before(place: Path) -> None:
+    """BatchNorm on maps of 1x1 has nothing to average over one photo."""
+    (place / "norm.py").write_text(
+        "from torch import nn\n"
+        "def Norm(num_classes=2):\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, num_classes))\n"
+    )
+    done = go(model="norm.py:Norm", batch_size=33)  # of 34
+    assert len(done.rows) == 1
+    with pytest.raises(UsageError, match=r"BatchNorm on maps of 1x1 has nothing to average in a batch of 1: give a"):
+        go(model="norm.py:Norm", batch_size=1, out="one")
+
+
+def test_a_frozen_base_whose_features_are_kept_is_watched_too(place: Path) -> None:
+    save_file({"0.weight": torch.randn(4, 1, 3, 3), "0.bias": torch.zeros(4)}, "base.safetensors")
+    again = go(weights="base.safetensors", epochs=4, evolve=2, evolve_units=["0:0-1"])
+    steps = sorted(path.name for path in (again.folder / "evolution").glob("merged-*.png"))
+    assert steps == ["merged-000002.png", "merged-000004.png", "merged-000006.png", "merged-000008.png"]
+    with Image.open(again.folder / "evolution/evolution.png") as picture:
+        picture.load()
+    assert not list((again.folder / "evolution").glob(".*"))

@@ -17,6 +17,17 @@ from torch import nn
 def Net(num_classes=10):
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, num_classes))
 """
+AUXILIARY = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+        self.head, self.aux, self.idle = (nn.Linear(72, num_classes) for _ in range(3))
+    def forward(self, x):
+        x = self.body(x)
+        return (self.head(x), self.aux(x)) if self.training else self.head(x)
+"""
 TRAIN = ["train", "digits", "--model", "net.py:Net", "--size", "8", "--epochs", "2", "--batch-size", "57"]
 
 
@@ -63,3 +74,55 @@ def test_a_world_size_that_is_not_so_is_refused(place: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert "WORLD_SIZE is 2" in done.stderr
     assert not (place / "lonely").exists()
+
+
+def test_what_has_no_part_in_the_loss_is_no_obstacle(place: Path) -> None:
+    """An auxiliary head, and a layer that is never run."""
+    (place / "aux.py").write_text(AUXILIARY)
+    line = ["train", "digits", "--model", "aux.py:Net", "--size", "8", "--epochs", "1", "--batch-size", "64"]
+    one, two = (run(place, n, *line, "--out", f"aux{n}") for n in (1, 2))
+    assert one.returncode == two.returncode == 0, two.stderr
+    assert "find_unused" not in two.stderr
+    left, right = (load_file(place / f"aux{n}" / "model.safetensors") for n in (1, 2))
+    for name, value in left.items():
+        np.testing.assert_allclose(right[name].numpy(), value.numpy(), atol=2e-5, err_msg=name)
+
+
+# Photos that vanish between the scan and the training, all of them in the second process's share of each batch.
+VANISHING = """
+import sys
+from convscope.cli import main
+from convscope.data import loading
+from convscope.data.listing import Refused
+plain = loading.Photos.one
+def one(self, row, epoch):
+    gone = self.catalog.labels[row] == 3
+    return Refused(self.catalog.store.names[row], "gone", "3") if gone else plain(self, row, epoch)
+loading.Photos.one = one
+sys.argv = ["convscope", *sys.argv[1:]]
+sys.exit(main())
+"""
+
+
+def test_photos_that_vanish_weigh_nothing_and_are_told_by_whichever_process_missed_them(place: Path) -> None:
+    (place / "vanishing.py").write_text(VANISHING)
+    # Read anew for each batch: the augmentation crops.
+    more = ["--augment", "crop=0.9", "--workers", "0", "--balance", "weights"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    for processes in (1, 2):
+        start = [sys.executable, "vanishing.py"]
+        if processes > 1:
+            start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+            start += ["vanishing.py"]
+        done = subprocess.run(
+            [*start, *TRAIN, *more, "--out", f"vanished{processes}"],
+            cwd=place, env=env, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "photos could not be read any more while training" in done.stderr
+    left, right = (load_file(place / f"vanished{n}" / "model.safetensors") for n in (1, 2))
+    for name, value in left.items():
+        np.testing.assert_allclose(right[name].numpy(), value.numpy(), atol=2e-5, err_msg=name)
+    gone = [sorted((place / f"vanished{n}" / "quarantine.csv").read_text().splitlines()) for n in (1, 2)]
+    assert gone[0] == gone[1]
+    assert len(gone[0]) > 100  # the threes among the training photos

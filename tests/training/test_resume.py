@@ -24,8 +24,8 @@ def Net(num_classes=10):
 DRIVER = """
 import os, signal, sys
 from convscope.cli import main
-from convscope.training import fit, optim
-fit.SAVE_EVERY, fit.SAVE_EPOCH = float(os.environ["EVERY"]), float(os.environ["EPOCH"])
+from convscope.training import optim, saver
+saver.SAVE_EVERY, saver.SAVE_EPOCH = float(os.environ["EVERY"]), float(os.environ["EPOCH"])
 plain, steps, at = optim.set_rate, [0], int(os.environ.get("KILL_AT", "0"))
 def counted(optimizer, factor):
     steps[0] += 1

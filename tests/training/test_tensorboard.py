@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import convscope as cs
 from convscope.training.config import Config
-from convscope.training.fit import Progress
 from convscope.training.job import Epoch, Told
+from convscope.training.saver import Progress
 from convscope.training.tensorboard import logged
 
 NET = """
