@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from convscope import methods
+    from convscope.data.findings import check
     from convscope.errors import ConvscopeError
     from convscope.progress import ConsoleProgress, reporting
     from convscope.scope import Scope, load
@@ -21,6 +22,7 @@ _HOME = {
     "ConvscopeError": "convscope.errors",
     "ConsoleProgress": "convscope.progress",
     "reporting": "convscope.progress",
+    "check": "convscope.data.findings",
     "train": "convscope.training.api",
     "Evolution": "convscope.training.evolution",
 }
@@ -30,6 +32,7 @@ __all__ = [
     "Evolution",
     "Scope",
     "__version__",
+    "check",
     "load",
     "methods",
     "reporting",

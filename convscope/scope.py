@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -24,9 +24,13 @@ from convscope.methods.explanation import Explanation, View
 from convscope.models.classes import Classes, as_classes
 from convscope.models.classifier import Classifier, PerChannel, probabilities, unwrapped
 from convscope.models.device import best_device
-from convscope.models.registry import load_classifier
+from convscope.models.registry import load_classifier, parse
 from convscope.progress import reporting_unless_listened
 from convscope.types import Images, Logits
+
+if TYPE_CHECKING:
+    from convscope.models.export import Checked as Exported
+    from convscope.training.evaluate import Evaluation
 
 Source: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor | Photo
 Photos: TypeAlias = Source | Sequence[Source]
@@ -128,10 +132,17 @@ class Scope:
             )
         self.background = background or self.classifier.background
         self.progress = progress
+        self._origin: tuple[str, dict[str, Any]] | None = None  # the specifier and options that built it
 
     @property
     def classes(self) -> Classes | None:
         return self.classifier.classes
+
+    @property
+    def run(self) -> Path | None:
+        """The folder of the run that the model is of, if it is of one."""
+        prefix, name, _ = parse(self._origin[0]) if self._origin is not None else ("", "", "")
+        return Path(name).expanduser() if prefix == "run" else None
 
     def predict(self, photos: Photos) -> Prediction:
         """Class probabilities of photos: paths, folders, globs, PIL images, arrays, or tensors "b c h w" in [0, 1]."""
@@ -187,6 +198,35 @@ class Scope:
         """Weights of a convolution: ``raw`` is "n c kh kw"."""
         return configure("filters", {"layer": layer}).run(self.classifier)
 
+    def evaluate(
+        self, source: str | Path | None = None, *, ten_crop: bool = False, workers: int | None = None, **options: Any
+    ) -> Evaluation:
+        """Figures on labelled photos, matched to the classes by name; of a run, by default on its own test photos.
+
+        ``source``: what ``convscope.train`` takes. ``ten_crop``: the mean prediction of corners and centre, also
+        mirrored (Krizhevsky et al. 2012). ``options``: how the source is read, such as ``columns`` or ``root``.
+        """
+        from convscope.data.sources import SourceOptions
+        from convscope.training.evaluate import evaluate_source
+
+        more: dict[str, Any] = {"ten_crop": ten_crop, "background": self.background, "workers": workers}
+        with _shown(self.progress):
+            return evaluate_source(self.classifier, source, self.run, SourceOptions.of(options), **more)
+
+    def export(self, file: str | Path, *, check: Photos | None = None) -> Exported:
+        """Write the model, its normalisation, framing and class names to ``file``: ``.onnx`` or ``.safetensors``.
+
+        The file is run beside the classifier, also on the photos ``check``, and is not written if it gives something
+        else.
+        """
+        from convscope.models.export import export
+
+        file = Path(file)
+        spec, options = self._origin or (None, {})
+        photos = (photo.image for photo in self._read(_several(check)))
+        format = file.suffix.lower().removeprefix(".")
+        return export(self.classifier, file, format, spec=spec, options=options, check_images=photos)
+
     def layers(self, size: int | tuple[int, int] | None = None, *, functions: bool = False) -> list[LayerRow]:
         """Every layer that runs, in order: address, type, shape, parameters, receptive field and stride."""
         return layer_table(self.classifier.network, self.blank(size), through=self.classifier, functions=functions)
@@ -207,11 +247,7 @@ class Scope:
         """The canvases of photos, and the photos they came from. A tensor is taken as it is, without a view."""
         if isinstance(photos, Tensor):
             return _checked(photos, self.classifier.channels).to(self.classifier.device), ()
-        if isinstance(photos, (str, Path, Image.Image, np.ndarray, Photo)):
-            photos = [photos]
-        if not isinstance(photos, Iterable):
-            raise UsageError(f"photos are paths, PIL images, arrays or tensors, not {type(photos).__name__}")
-        photos = list(photos)
+        photos = _several(photos)
         if photos and all(isinstance(photo, Tensor) for photo in photos):
             parts = [_checked(photo, self.classifier.channels) for photo in photos if isinstance(photo, Tensor)]
             return _joined(parts, [f"tensor {i}" for i in range(len(parts))]).to(self.classifier.device), ()
@@ -265,6 +301,7 @@ def load(
     one. ``background`` and ``progress``: Scope's.
     Further keywords go to the architecture. ``structure_only``: for its table of layers; no weights are fetched.
     """
+    every = {**(options or {}), **more_options}
     classifier = load_classifier(
         spec,
         weights=weights,
@@ -272,10 +309,22 @@ def load(
         mean=mean,
         std=std,
         size=size,
-        options={**(options or {}), **more_options},
+        options=every,
         structure_only=structure_only,
     )
-    return Scope(classifier.to(device or best_device()), background=background, progress=progress)
+    found = Scope(classifier.to(device or best_device()), background=background, progress=progress)
+    found._origin = spec, every
+    return found
+
+
+def _several(photos: Photos | None) -> list[Source]:
+    if photos is None:
+        return []
+    if isinstance(photos, (str, Path, Image.Image, np.ndarray, Photo)):
+        return [photos]
+    if not isinstance(photos, Iterable):
+        raise UsageError(f"photos are paths, PIL images, arrays or tensors, not {type(photos).__name__}")
+    return list(photos)
 
 
 def _covered(canvas: tuple[int, int], crop: float) -> int:

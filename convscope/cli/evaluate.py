@@ -12,10 +12,8 @@ import typer
 from convscope.cli.data import SOURCE, DataChoice
 from convscope.cli.options import Background, Json, ModelChoice
 from convscope.cli.output import as_json, emit, note, say, table
-from convscope.errors import UsageError
 
 if TYPE_CHECKING:
-    from convscope.data.catalog import Catalog
     from convscope.images.lettering import Line
     from convscope.training.evaluate import Evaluation
     from convscope.training.metrics import TopLoss
@@ -47,49 +45,33 @@ def evaluate(
     Photos' classes are matched to the model's by name. MODEL may be a run's folder.
     """
     from convscope.cli.files import staged
-    from convscope.data.catalog import catalog
-    from convscope.models.registry import parse
     from convscope.progress import ConsoleProgress, reporting
-    from convscope.training.evaluate import evaluate as evaluated
-    from convscope.training.evaluate import own_photos, trained_on
+    from convscope.training.evaluate import evaluate_source
 
-    prefix, name, _ = parse(chosen.model)
-    run = Path(name).expanduser() if prefix == "run" else None
     scope = chosen.open(background=background)
     with ExitStack() as stack:
         draft = stack.enter_context(staged(out)) if out is not None else None
         stack.enter_context(reporting(ConsoleProgress()))
-        rows = None
-        if photos is None:
-            if run is None:
-                raise UsageError(
-                    "say which photos: a folder with a folder for each class; only a run has photos of its own"
-                )
-            own = own_photos(run)
-            found, rows = own.catalog, own.rows
-            note(f"the run's own {own.which} photos")
-            for remark in own.remarks:
-                note(remark)
-        else:
-            found = catalog(photos, data.options())
-        result = evaluated(
-            scope.classifier, found, rows, ten_crop=ten_crop, background=scope.background, workers=workers
+        result = evaluate_source(
+            scope.classifier,
+            photos,
+            scope.run,
+            data.options(),
+            ten_crop=ten_crop,
+            background=scope.background,
+            workers=workers,
         )
         if draft is not None and result.leads:
-            _write(result, found, draft, out)
+            _write(result, draft, out)
     if not result.leads:
         return
     for remark in result.remarks:
         note(remark)
-    if rows is None and (found.given >= 0).any():
-        note("train, val and test photos are measured together; name one of the folders for it alone")
-    if run is not None and rows is None and (seen := trained_on(run, found)):
-        note(f"{seen:,} of these photos trained the model: its figures on them say little")
     if result.refused:
         first = result.refused[0]
         note(f"{len(result.refused):,} photos are left out, such as {first.name} ({first.reason})")
     if json:
-        emit({"model": chosen.model, "source": found.source, **result.metrics.as_dict()})
+        emit({"model": chosen.model, "source": result.catalog.source, **result.metrics.as_dict()})
     else:
         _tell(result)
     if out is not None:
@@ -127,12 +109,12 @@ def _verdict(one: TopLoss, classes: Sequence[str]) -> list[Line]:
     return [Line(one.name), Line(true, "true: ", after), Line(predicted, "taken for ")]
 
 
-def _write(result: Evaluation, found: Catalog, draft: Path, out: Path | None) -> None:
+def _write(result: Evaluation, draft: Path, out: Path | None) -> None:
     from convscope.images.lettering import font_remark
     from convscope.images.sheet import contact_sheet
     from convscope.training import charts
 
-    metrics = result.metrics
+    metrics, found = result.metrics, result.catalog
     (draft / "evaluation.json").write_text(as_json(metrics.as_dict()) + "\n", encoding="utf-8")
     names = [one.name for one in metrics.per_class]
     charts.confusion(metrics.confusion, names, draft, (out or draft).resolve().name)

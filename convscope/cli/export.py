@@ -9,7 +9,6 @@ import typer
 
 from convscope.cli.options import Background, Json, ModelChoice
 from convscope.cli.output import bytes_in_words, counted, emit, note, say
-from convscope.cli.values import assignment
 from convscope.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -44,8 +43,6 @@ def export(
     """The model as one ONNX or safetensors file, with preprocessing and class names; checked to give the same."""
     from convscope.cli.files import placed
     from convscope.cli.photos import explained_size
-    from convscope.images.read import find_photos, read_photo
-    from convscope.models.export import export as export_model
 
     wanted = _format(format, out)
     out = out or Path(f"{_name(chosen.model)}.{wanted}")
@@ -54,17 +51,8 @@ def export(
     if out.is_file() and not force:
         raise UsageError(f"{out} is there already: --force replaces it, --out names another")
     scope = chosen.open(background=background)
-    read = (read_photo(photo, background=scope.background) for photo in (find_photos(check) if check else ()))
-    photos = (photo.image for photo in read)
     with placed(out) as draft, explained_size(scope):
-        checked = export_model(
-            scope.classifier,
-            draft,
-            wanted,
-            spec=chosen.model,
-            options=dict(assignment("--option", text) for text in chosen.options or ()),
-            check_images=photos,
-        )
+        checked = scope.export(draft, check=check)
     _tell(chosen, scope, out, wanted, checked, json)
 
 

@@ -39,10 +39,8 @@ class Catalog:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def keys(self) -> np.ndarray:
-        """uint64, what identifies a photo by its content: where randomness is a function of the image, of this."""
-        return np.ascontiguousarray(self.hashes[:, 0])
+    def __repr__(self) -> str:
+        return f"<{self.source}: {len(self):,} photos in {len(self.classes):,} classes, {len(self.refused):,} left out>"
 
     @property
     def names(self) -> list[str]:

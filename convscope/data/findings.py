@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from convscope.data.catalog import Catalog
+from convscope.data.catalog import Catalog, catalog
 from convscope.data.listing import SPLITS
 from convscope.data.scan import DEEP, GREY, ROTATED, TRANSPARENT
+from convscope.data.sources import SourceOptions
+from convscope.progress import reporting_unless_listened
 
 IMBALANCE = 3.0  # times as many photos in the largest class as in the smallest, from which on the small one suffers
 FEWEST = 3  # photos of a class: one to train, one to choose by, one to test
@@ -25,6 +29,16 @@ class Finding:
     count: int
     text: str
     photos: tuple[str, ...]
+
+
+def check(source: str | Path, **options: Any) -> tuple[Catalog, list[Finding]]:
+    """What a data set is like, every photo of it decoded, and what should be mended before it is learned from.
+
+    ``source``: what ``convscope.train`` takes. ``options``: how it is read, such as ``columns`` or ``root``.
+    """
+    with reporting_unless_listened():
+        found = catalog(source, SourceOptions.of(options))
+    return found, findings(found)
 
 
 def findings(found: Catalog) -> list[Finding]:

@@ -75,7 +75,7 @@ class Photos(Dataset[Batch]):
                 lost = [(i, self.absent[row]) for i, row in enumerate(rows.tolist()) if self.absent[row] is not None]
         else:
             images, lost = self._read(rows, epoch)
-        keys = self.catalog.hashes[rows, 0]  # Catalog.keys would copy all of them
+        keys = self.catalog.hashes[rows, 0]  # what randomness is a function of: the content
         if lost:
             whole = np.setdiff1d(np.arange(len(rows)), [i for i, _ in lost])
             kept = torch.from_numpy(whole)

@@ -125,7 +125,9 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 def probabilities(logits: Logits) -> Logits:
     """Softmax in float32 or better; outputs that already are probabilities (a network that ends in softmax) stay."""
-    tolerance = max(1e-3, 2 * torch.finfo(logits.dtype).eps)
+    # As near to 1 as a softmax's sum is, no further: logits of two classes may well add up to nearly 1.
+    eps = torch.finfo(logits.dtype).eps
+    tolerance = 2 * eps if eps > 1e-6 else 64 * eps
     logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
     # One by one, so that an image's probabilities do not depend on what else is in the batch.
     settled = (logits >= 0).all(1) & ((logits.sum(1) - 1).abs() < tolerance)

@@ -64,13 +64,14 @@ def export(
     path: Path,
     format: str,
     *,
-    spec: str,
+    spec: str | None,
     options: Mapping[str, Any] | None = None,
     check_images: Iterable[Image.Image] | None = None,
 ) -> Checked:
     """Write ``classifier`` to ``path`` as "onnx" or "safetensors", and run the file against it, on the CPU.
 
-    ``spec`` and ``options``: what built the network (of a run folder, its own are taken). ``check_images``: photos to
+    ``spec`` and ``options``: what built the network (of a run folder, its own are taken); without a specifier, which
+    safetensors need, the file says the class. ``check_images``: photos to
     check on, beside four images that are made up. The classifier is left as it was; it is a copy that is exported. ONNX
     computes in float32, whatever the dtype of the weights: half ones are compared with the classifier in float32.
 
@@ -83,7 +84,12 @@ def export(
         raise unknown("export format", format, WRITERS)
     if path.suffix.lower() != f".{format}":
         raise UsageError(f"{path}: a file of the format {format} ends in .{format}")
-    spec, options = _origin(spec, options or {})
+    if spec is None and format == "safetensors":
+        raise UsageError(
+            f"{path}: such a file holds weights, and how the network is built is said by a specifier: load the model "
+            "by one, such as net.py:Net, or export it as .onnx"
+        )
+    spec, options = (type(classifier.network).__name__, {}) if spec is None else _origin(spec, options or {})
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     # Random numbers: what the network draws while it is built or run is nobody else's.
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng([]):

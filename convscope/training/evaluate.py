@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convscope.data.catalog import Catalog, digest
+from convscope.data.catalog import Catalog, catalog, digest
 from convscope.data.listing import TEST, VAL, Refused
 from convscope.data.loading import Loader, Photos, workers_for
+from convscope.data.sources import SourceOptions
 from convscope.data.split import read_split
 from convscope.errors import UsageError
 from convscope.images.frame import Framing
@@ -32,12 +34,16 @@ COVERED = 256 / 224  # how much larger than the canvas a photo is made for ten c
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures, and what was left out of them."""
+    """Figures, what was left out of them, and what else there is to know."""
 
     metrics: Metrics
+    catalog: Catalog
     refused: tuple[Refused, ...]
     remarks: tuple[str, ...]
     leads: bool = True  # of several processes one speaks
+
+    def __repr__(self) -> str:
+        return f"<accuracy {self.metrics.accuracy:.1%} on {self.metrics.count:,} photos of {self.catalog.source}>"
 
 
 def evaluate(
@@ -86,7 +92,30 @@ def evaluate(
     assert classifier.classes is not None
     names = [found.store.names[row] for row in kept.tolist()]
     metrics = measure(logits, torch.from_numpy(own), classifier.classes.names, names)
-    return Evaluation(metrics, (*found.refused, *lost), found.remarks, leads)
+    return Evaluation(metrics, found, (*found.refused, *lost), found.remarks, leads)
+
+
+def evaluate_source(
+    classifier: Classifier, source: str | Path | None, run: Path | None, options: SourceOptions, **more: Any
+) -> Evaluation:
+    """Figures on a source of photos, or by default on those that ``run`` kept to be tested on.
+
+    ``more``: ten_crop, background and workers.
+    """
+    if source is None:
+        if run is None:
+            raise UsageError("say which photos: a folder with one for each class; only a run has photos of its own")
+        own = own_photos(run)
+        found = evaluate(classifier, own.catalog, own.rows, **more)
+        return replace(found, remarks=(f"the run's own {own.which} photos", *own.remarks, *found.remarks))
+    photos = catalog(source, options)
+    found = evaluate(classifier, photos, **more)
+    remarks = list(found.remarks)
+    if (photos.given >= 0).any():
+        remarks.append("train, val and test photos are measured together; name one of the folders for it alone")
+    if run is not None and (seen := int(seen_by(run, photos.hashes).sum())):  # wherever they are now
+        remarks.append(f"{seen:,} of these photos trained the model: its figures on them say little")
+    return replace(found, remarks=tuple(remarks))
 
 
 def _labels(classifier: Classifier, found: Catalog, rows: np.ndarray) -> np.ndarray:
@@ -198,8 +227,3 @@ def own_photos(run: Path) -> Own:
             remarks.append("the photos are not quite those that the run began with: some came, went or changed")
         return Own(found, rows, word, tuple(remarks))
     raise UsageError(f"{run} kept no photos to test on: name some")
-
-
-def trained_on(run: Path, found: Catalog) -> int:
-    """How many photos of a catalog a run has learned from, by their content: wherever they are now."""
-    return int(seen_by(run, found.hashes).sum())

@@ -96,7 +96,7 @@ def by_hand(network: nn.Module, config: Training) -> list[float]:
                     for one in filters:
                         rms = math.sqrt(float(one.square().mean()))
                         one *= min(1.0, config.max_filter_rms / rms)
-            total += float(each.sum())
+            total += float(each.detach().sum())
         losses.append(total / 70)
     return losses
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,20 @@ class SourceOptions:
     group: str | None = None
     classes: tuple[str, ...] | None = None
     download: bool = False
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> SourceOptions:
+        """From keywords of Python's, of which a path may be a text and the classes any sequence."""
+        known = {one.name for one in fields(cls)}
+        for name in given:
+            if name not in known:
+                raise unknown("option of a source", name, known)
+        made = {name: value for name, value in given.items() if value is not None}
+        if "root" in made:
+            made["root"] = Path(made["root"])
+        if "classes" in made:
+            made["classes"] = tuple(map(str, made["classes"]))
+        return cls(**made)
 
     def __post_init__(self) -> None:
         for role in self.columns:
