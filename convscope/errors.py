@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class ConvscopeError(Exception):
@@ -38,6 +38,11 @@ class Cancelled(ConvscopeError):
     """A long job was cancelled through its progress."""
 
     exit_code = 130
+
+
+def some(names: Sequence[str], most: int = 6) -> str:
+    """The first of many names, in one line."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UsageError:

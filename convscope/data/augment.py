@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, UInt8, UInt64
 from torch import Tensor
 
+from convscope.data.mixing import GOLDEN, mixed
 from convscope.errors import UsageError, unknown
 
 # What is drawn for an image, each in a place of its own: one transform more or less does not change the others' draws.
@@ -46,7 +47,6 @@ GREY = 128
 AT_ONCE = 2**18  # pixel values worked on at once: outside of a core's cache grid_sample takes up to three times as long
 HINT = "none, light, standard, strong, or transforms as in rotation=40,flip"
 
-GOLDEN = 0x9E3779B97F4A7C15
 Draws = dict[str, np.ndarray]  # by slot, float64 "b"
 
 
@@ -254,23 +254,15 @@ def augmentation(text: str) -> Augmentation:
 def uniform(seed: int, epoch: int, keys: UInt64[np.ndarray, " b"], count: int) -> Float64[np.ndarray, "b count"]:
     """Numbers in [0, 1) that are a function of seed, epoch, key and position: a row for each key, ``count`` positions.
 
-    A counter-based generator: the outputs of splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
-    generators", OOPSLA 2014; finaliser of Stafford's variant 13) from a state into which seed, epoch and key are
-    hashed by the same finaliser. No state is kept, and the generators of torch and numpy are not touched.
+    A counter-based generator: the outputs of splitmix64 from a state into which seed, epoch and key are hashed by the
+    same step. No state is kept, and the generators of torch and numpy are not touched.
     """
     words = [np.array([int(word) % 2**64], np.uint64) for word in (seed, epoch)]
     state = np.zeros(1, np.uint64)
     for word in (*words, np.asarray(keys, np.uint64)):
-        state = _mixed((state ^ word) + np.uint64(GOLDEN))
-    places = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN)
-    return (_mixed(state[:, None] + places) >> np.uint64(11)) * 2.0**-53
-
-
-def _mixed(words: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64, modulo 2^64."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+        state = mixed(state ^ word)
+    places = np.arange(count, dtype=np.uint64) * GOLDEN
+    return (mixed(state[:, None] + places) >> np.uint64(11)) * 2.0**-53
 
 
 def _draws(keys: np.ndarray, seed: int, epoch: int) -> Draws:

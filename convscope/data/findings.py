@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from convscope.data.catalog import Catalog, catalog
 from convscope.data.listing import SPLITS
 from convscope.data.scan import DEEP, GREY, ROTATED, TRANSPARENT
 from convscope.data.sources import SourceOptions
+from convscope.errors import some
 from convscope.progress import reporting_unless_listened
 
 IMBALANCE = 3.0  # times as many photos in the largest class as in the smallest, from which on the small one suffers
@@ -115,7 +116,7 @@ def _uneven(found: Catalog) -> Iterator[Finding]:
     few = [name for name, count in zip(found.classes, counts, strict=True) if count < FEWEST]
     if few:
         yield Finding(
-            "few", len(few), f"classes with fewer than {FEWEST} photos: {_some(few)}; not every split has one", ()
+            "few", len(few), f"classes with fewer than {FEWEST} photos: {some(few, 5)}; not every split has one", ()
         )
     low, high = int(counts.min()), int(counts.max())
     if low and high / low > IMBALANCE:
@@ -130,10 +131,6 @@ def _uneven(found: Catalog) -> Iterator[Finding]:
 
 def _names(found: Catalog, rows: np.ndarray) -> tuple[str, ...]:
     return tuple(found.store.names[i] for i in rows.tolist())
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def sizes(found: Catalog) -> str:

@@ -8,6 +8,7 @@ from operator import itemgetter
 import numpy as np
 
 from convscope.data.listing import NONE, TEST, TRAIN, VAL
+from convscope.data.mixing import mixed
 
 # --- what belongs together, and the order
 
@@ -18,20 +19,12 @@ def seeded(seed: int, hashes: np.ndarray | None, count: int) -> tuple[np.ndarray
     if hashes is None:
         hashes = np.stack([np.zeros(count, np.uint64), np.arange(count, dtype=np.uint64)], axis=1)
     first, second = hashes[:, 0], hashes[:, 1]
-    key = _mix(_mix(_mix(np.array([seed % 2**64], np.uint64)) ^ first) ^ second)
+    key = mixed(mixed(mixed(np.array([seed % 2**64], np.uint64)) ^ first) ^ second)
     order = np.lexsort((second, first, key))
     new = (np.diff(first[order]) != 0) | (np.diff(second[order]) != 0)
     content = np.empty(count, np.int64)
     content[order] = np.concatenate([[0], np.cumsum(new)])
     return order, content
-
-
-def _mix(words: np.ndarray) -> np.ndarray:
-    """A step of splitmix64 (Steele et al. 2014): every bit of uint64 words changes half of the result's."""
-    words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
 
 
 def dense(groups: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from convscope.errors import ModelError, UsageError
+from convscope.errors import ModelError, UsageError, some
 
 # Where trainers put the weights inside a checkpoint, averaged ones last, and what wrappers put before every name.
 NESTS = (
@@ -91,7 +91,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     ]
     lists = {"missing": missing, "unexpected": unexpected, "of another shape": misfits}
     if any(lists.values()):
-        problems = "; ".join(f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in lists.items() if keys)
+        problems = "; ".join(f"{len(keys)} {kind}: {some(keys, 8)}" for kind, keys in lists.items() if keys)
         raise ModelError(f"weights {source} do not fit {type(network).__name__}: {problems}")
     ordered = OrderedDict(state)
     ordered._metadata = everything._metadata  # type: ignore[attr-defined] # some modules refuse a state without version
@@ -122,10 +122,6 @@ def _prefixes(key: str) -> Iterator[str]:
             break
         prefix += part + "."
         yield prefix
-
-
-def _some(keys: list[str], most: int = 8) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
 def _reason(error: Exception) -> str:

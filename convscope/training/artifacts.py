@@ -21,13 +21,14 @@ from convscope.training.config import Config
 from convscope.training.folder import EVALUATION, Checkpoint, RunFolder, environment, writing
 from convscope.training.health import LayerHealth
 from convscope.training.metrics import Metrics
+from convscope.training.optimizers import HEAD, NEW, TUNE
 from convscope.training.saver import Progress
 from convscope.training.start import Start
 
 TRAINED = {
-    "head": "the head; the base is frozen",
-    "tune": "a part of a trained network",
-    "new": "all of it, from random weights",
+    HEAD: "the head; the base is frozen",
+    TUNE: "a part of a trained network",
+    NEW: "all of it, from random weights",
 }
 
 
@@ -80,7 +81,7 @@ def conclude(
         run=str(path),
         classes=names,
         photos=photos,
-        base=begun.origin if kind != "new" else begun.spec,
+        base=begun.origin if kind != NEW else begun.spec,
         trained=f"{TRAINED[kind]} ({learned:,} of {total:,} parameters)",
         optimizer=training.optimizer,
         learning_rate=training.lr or 0.0,

@@ -31,8 +31,9 @@ from convscope.training.folder import (
     writing,
 )
 from convscope.training.learned import LEARNED, write_learned
+from convscope.training.optimizers import HEAD
 from convscope.training.parallel import from_first
-from convscope.training.prepare import HEAD, begin, divide, read_catalog, resolved
+from convscope.training.prepare import begin, divide, read_catalog, resolved
 from convscope.training.resume import update_config
 from convscope.training.start import CODE, Start, lasting
 
@@ -66,7 +67,7 @@ def new_job(config: Config, out: Path | None, accelerator: Accelerator) -> Job:
     if accelerator.is_main_process:
         _clear_unbegun(path)
         head = chosen if kind == HEAD else begun.head
-        _write_start(RunFolder.create(path), config, found, divided, begun, kind, sorted(head))
+        _write_start(RunFolder.create(path), config, found, divided, begun, kind, sorted(head), _machine(accelerator))
     accelerator.wait_for_everyone()
     notes = [*found.remarks, *divided.remarks, *begun.remarks]
     if found.refused:
@@ -76,7 +77,14 @@ def new_job(config: Config, out: Path | None, accelerator: Accelerator) -> Job:
 
 
 def _write_start(
-    folder: RunFolder, config: Config, found: Catalog, divided: Assignment, begun: Start, kind: str, head: list[str]
+    folder: RunFolder,
+    config: Config,
+    found: Catalog,
+    divided: Assignment,
+    begun: Start,
+    kind: str,
+    head: list[str],
+    machine: dict[str, Any],
 ) -> None:
     """All that a run is by its settings; a folder that cannot be filled is not left behind."""
     path = folder.path
@@ -91,13 +99,19 @@ def _write_start(
         with writing(path):
             write_run(begun.classifier, path, begun.spec, begun.options, more=more, weights=False)
             write_split(path / "split.csv", found.store.names, found.labels, found.classes, divided)
-        folder.write("environment.json", json.dumps(environment(), indent=1) + "\n")
+        folder.write("environment.json", json.dumps({**environment(), **machine}, indent=1) + "\n")
         folder.write_refused(found.refused)
         with writing(path):
             write_learned(path, found.hashes[divided.of == TRAIN], begun.run)
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
+
+
+def _machine(accelerator: Accelerator) -> dict[str, Any]:
+    """What ``precision: auto`` came to, and on what."""
+    precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    return {"device": str(accelerator.device), "processes": accelerator.num_processes, "precision": precision}
 
 
 def _clear_unbegun(out: Path) -> None:

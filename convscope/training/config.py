@@ -88,7 +88,7 @@ class Training(Section):
     epochs: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=32, ge=1)
     drop_last: bool = False
-    optimizer: Literal["sgd", "adamw", "rmsprop"] = "adamw"
+    optimizer: str = "adamw"  # of optimizers.OPTIMIZERS
     lr: float | None = Field(default=None, gt=0)
     momentum: float = Field(default=0.0, ge=0, lt=1)  # of sgd and rmsprop
     weight_decay: float | None = Field(default=None, ge=0)  # of weights alone, not of biases and normalisation
@@ -107,6 +107,15 @@ class Training(Section):
     freeze: list[str] = Field(default_factory=list)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @field_validator("optimizer")
+    @classmethod
+    def _there(cls, name: str) -> str:
+        from convscope.training.optimizers import OPTIMIZERS
+
+        if name not in OPTIMIZERS:
+            raise ValueError(str(unknown("optimizer", name, OPTIMIZERS)))
+        return name
 
     @field_validator("augment")
     @classmethod

@@ -30,7 +30,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from convscope.errors import ConvscopeError, UsageError
+from convscope.errors import UsageError
 from convscope.images.sheet import headed, save_each
 from convscope.instrument.address import Address, parse_address
 from convscope.instrument.layers import resolve
@@ -38,6 +38,7 @@ from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target
 from convscope.methods.explanation import Explanation, faults
 from convscope.models.classifier import Classifier, unwrapped
+from convscope.training.folder import writing
 from convscope.training.merged import convolution_maps, default_units, merged_projections, merged_sheet, projecting
 from convscope.training.snapshots import Snapshot, close_up, read_snapshots, shown_field, snapshot_sheet
 from convscope.training.strongest import Photos, Place, Strongest, batches_of, checked, neurons, strongest_photos
@@ -119,14 +120,14 @@ class Evolution:
             merged = self._merged(step, x) if self.first_photo else None
             best = strongest_photos(self.classifier, self.units, batches_of(self.photos, self.classifier))
             taken = [found for layer, own in best.items() for found in self._of_layer(step, parse_address(layer), own)]
-        with _writing(self.out):
+        with writing(self.out, ""):
             if merged is not None:
                 self._place(merged, f"merged-{step:06d}.png")
             return tuple(self._write(step, taken))
 
     def cut_back(self, step: int) -> None:
         """Remove the snapshots after a step, for training that goes on from it."""
-        with _writing(self.out):
+        with writing(self.out, ""):
             self._keep([snapshot for snapshot in self._snapshots if snapshot.step <= step])
             for place in (*self.out.glob("step-*"), *self.out.glob("merged-*.png")):
                 number = place.stem.partition("-")[2]
@@ -213,14 +214,6 @@ def _aside(classifier: Classifier) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(arrays)
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConvscopeError(f"{out} cannot be written: {error.strerror or error}") from error
 
 
 def _classifier(model: Any) -> Classifier:

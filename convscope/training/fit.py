@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from convscope.data.loading import Batch, balanced, cut, order
+from convscope.data.mixing import mixed
 from convscope.errors import Cancelled, ConvscopeError, UsageError
 from convscope.progress import cancelled, track
 from convscope.training import optim, saver
@@ -210,12 +211,10 @@ def _unused(task: Task, device: torch.device) -> bool:
 
 def _seed(device: torch.device, *parts: int) -> None:
     """Seed what dropout draws from. torch.manual_seed would note a traceback for each kind of device there is not."""
-    state = 0
-    for part in parts:  # the finaliser of splitmix64 (Steele, Lea & Flood 2014)
-        state = (state + part + 0x9E3779B97F4A7C15) % 2**64
-        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-        state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
-        state ^= state >> 31
+    found = np.zeros(1, np.uint64)
+    for part in parts:
+        found = mixed(found + np.uint64(part))
+    state = int(found[0])
     torch.default_generator.manual_seed(state)
     if device.type == "cuda":
         torch.cuda.manual_seed(state)

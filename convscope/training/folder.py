@@ -177,16 +177,16 @@ def _usual_rights(file: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, more: str = "; earlier checkpoints are kept") -> Iterator[None]:
     """What the disk refuses, in one line. A checkpoint that is there is not touched by it."""
     try:
         yield
     except OSError as error:
-        raise ConvscopeError(f"cannot write {path}: {error.strerror or error}; earlier checkpoints are kept") from error
+        raise ConvscopeError(f"cannot write {path}: {error.strerror or error}{more}") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":  # its name for a full disk
             raise
-        raise ConvscopeError(f"cannot write {path}: {error}; earlier checkpoints are kept") from error
+        raise ConvscopeError(f"cannot write {path}: {error}{more}") from error
 
 
 def new_name(model: str, data: str, now: float | None = None) -> str:

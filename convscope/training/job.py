@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
@@ -30,9 +31,10 @@ from convscope.training.health import LayerHealth, health, not_learned, said
 from convscope.training.learned import seen_by
 from convscope.training.metrics import Metrics, measure
 from convscope.training.optim import make_optimizer
+from convscope.training.optimizers import HEAD
 from convscope.training.outputs import outputs
 from convscope.training.parallel import accelerated
-from convscope.training.prepare import HEAD, Machine, counts, photos_for, rows_of, sources
+from convscope.training.prepare import Machine, counts, photos_for, rows_of, sources
 from convscope.training.saver import Progress
 
 LOOKED_AT = 64  # photos on which dead layers are looked for
@@ -125,6 +127,7 @@ def _carry_out(job: Job, accelerator: Accelerator, machine: Machine, told: Told)
         with accelerator.main_process_first():
             return compute()
 
+    begun = time.monotonic()
     with closing(sources(job.begun, job.chosen, job.catalog, training, machine, first=first)) as fed:
         for remark in fed.remarks:
             tell(remark)
@@ -145,6 +148,9 @@ def _carry_out(job: Job, accelerator: Accelerator, machine: Machine, told: Told)
         if leads:
             point_last(job.folder.path)
         tell(_summary(job))
+        if job.checkpoint is not None and (training.epochs or 0) <= job.checkpoint.state["epoch"]:
+            tell(f"its {training.epochs} epochs are done: nothing is left to learn, --epochs asks for more")
+        prepared = time.monotonic() - begun
         done = fit(
             task,
             job.folder,
@@ -153,6 +159,7 @@ def _carry_out(job: Job, accelerator: Accelerator, machine: Machine, told: Told)
             told=lambda row, so_far: told.epoch(Epoch(row, so_far, job.config, job.folder.path)) if leads else None,
             keep_best=lambda best: artifacts.write_model(job.folder, best, classifier.network.state_dict()),
         )
+        done.seconds += prepared  # reading photos, and the frozen base's features
         if job.config.evolution.at is not None and not (job.folder.path / "evolution" / LINES).exists():
             tell("no snapshot of features was taken: training ended before the first that --evolve asks for")
         return _concluded(job, task, done, accelerator, tell)

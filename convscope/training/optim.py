@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer, RMSprop
+from torch.optim import Optimizer
 
 from convscope.errors import UsageError
 from convscope.training.config import Training
-
-WEIGHT_DECAY = {"sgd": 0.0, "adamw": 0.01, "rmsprop": 0.0}
+from convscope.training.optimizers import OPTIMIZERS
 
 
 def make_optimizer(network: nn.Module, chosen: set[str], config: Training) -> tuple[Optimizer, list[list[str]]]:
@@ -26,7 +25,8 @@ def make_optimizer(network: nn.Module, chosen: set[str], config: Training) -> tu
     weights alone, not for biases and what normalisation learns.
     """
     assert config.lr is not None
-    decay = WEIGHT_DECAY[config.optimizer] if config.weight_decay is None else config.weight_decay
+    kind = OPTIMIZERS[config.optimizer]
+    decay = kind.weight_decay if config.weight_decay is None else config.weight_decay
     for pattern in config.rates:
         if not any(_fits(name, pattern) for name in chosen):
             raise UsageError(f"rate {pattern}={config.rates[pattern]:g}: no parameter that learns is named so")
@@ -41,15 +41,7 @@ def make_optimizer(network: nn.Module, chosen: set[str], config: Training) -> tu
     ]
     # One kernel for all parameters; what it computes is the same.
     fused = all(parameters[name].device.type in ("cpu", "cuda") for name in chosen)
-    made: Optimizer
-    match config.optimizer:
-        case "sgd":
-            made = SGD(settings, lr=config.lr, momentum=config.momentum, fused=fused)
-        case "adamw":
-            made = AdamW(settings, lr=config.lr, fused=fused)
-        case "rmsprop":
-            made = RMSprop(settings, lr=config.lr, momentum=config.momentum)
-    return made, list(groups.values())
+    return kind.build(settings, config.momentum, fused), list(groups.values())
 
 
 def _fits(name: str, pattern: str) -> bool:

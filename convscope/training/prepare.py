@@ -28,15 +28,10 @@ from convscope.models.run import CONFIG
 from convscope.training.config import Config, Data, Model, Training, sections_of
 from convscope.training.features import LARGEST, Cut, FeatureSet, cut_network, features
 from convscope.training.freeze import learning, set_dropout
+from convscope.training.optimizers import HEAD, NEW, OPTIMIZERS, TUNE
 from convscope.training.start import Start, start
 
-HEAD, TUNE, NEW = "head", "tune", "new"  # what learns: a head on a trained base, a trained network, a new one
 EPOCHS = {HEAD: 40, TUNE: 10, NEW: 30}
-RATES = {
-    "adamw": {HEAD: 1e-3, TUNE: 1e-4, NEW: 1e-3},
-    "rmsprop": {HEAD: 1e-3, TUNE: 1e-5, NEW: 1e-3},
-    "sgd": {HEAD: 1e-2, TUNE: 1e-3, NEW: 1e-2},
-}
 
 
 @dataclass(frozen=True)
@@ -121,10 +116,12 @@ def resolved(config: Config, begun: Start) -> tuple[Config, set[str], str]:
     kind = NEW if not begun.loaded else HEAD if chosen <= new | begun.head else TUNE
     if kind == TUNE and not unfreeze and not training.freeze:
         kind = HEAD  # the last layer alone, of a network that was trained for these classes
+    optimizer = OPTIMIZERS[training.optimizer]
     choices = {
         "unfreeze": unfreeze,
         "epochs": training.epochs or EPOCHS[kind],
-        "lr": training.lr or RATES[training.optimizer][kind],
+        "lr": training.lr or optimizer.rates[kind],
+        "weight_decay": optimizer.weight_decay if training.weight_decay is None else training.weight_decay,
         "schedule": training.schedule or "cosine",
     }
     return config.model_copy(update={"training": training.model_copy(update=choices)}), chosen, kind

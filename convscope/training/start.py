@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convscope.errors import ConvscopeError, ModelError, UsageError
+from convscope.errors import ConvscopeError, ModelError, UsageError, some
 from convscope.models.checkpoint import read_state, unprefixed
 from convscope.models.classes import Classes
 from convscope.models.classifier import Classifier, PerChannel
@@ -78,7 +78,9 @@ def start(
         loaded, left, dropped = _load(found.network, state, origin, last)
         if loaded:
             _plain_start(found.network, loaded)
-    remarks = [f"{len(left)} of the tensors in {origin} have no place here: {_some(left)}"] if left and not run else []
+    remarks = []
+    if left and run is None:
+        remarks.append(f"{len(left)} of the tensors in {origin} have no place here: {some(left, 4)}")
     if weights is not None and dropped:
         remarks.append(
             f"the last layer starts anew: {origin} does not say which classes it was trained for (a run's folder does)"
@@ -259,7 +261,3 @@ def lasting_spec(spec: str) -> str:
         return spec
     file, _, factory = name.rpartition(":")
     return f"{os.path.abspath(os.path.expanduser(file))}:{factory}"
-
-
-def _some(keys: list[str], most: int = 4) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")

@@ -169,7 +169,7 @@ def state_of_the_process() -> list[object]:
         (["photos", *NET, "--lr", "-1"], 2, "--lr must be greater than 0, got -1"),
         (["photos", *NET, "--lr", "nan"], 2, "--lr must be a finite number, got nan"),
         (["photos", *NET, "--batch-size", "0"], 2, "--batch-size must be at least 1, got 0"),
-        (["photos", *NET, "--optimizer", "adam"], 2, "--optimizer must be sgd, adamw or rmsprop, got 'adam'"),
+        (["photos", *NET, "--optimizer", "adam"], 2, "--optimizer: unknown optimizer 'adam'; nearest: adamw"),
         (["photos", *NET, "--augment", "wild"], 2, "--augment: unknown augmentation 'wild'"),
         (["photos", *NET, "--background", "blu"], 2, "--background: unknown colour 'blu'"),
         (["photos", *NET, "--split", "70/15"], 2, "split '70/15'"),

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convscope.data import augment
 from convscope.data.augment import LIMITS, PRESETS, SLOTS, Augmentation, augmentation, uniform
+from convscope.data.mixing import GOLDEN, mixed
 from convscope.errors import UsageError
 
 
@@ -25,12 +25,12 @@ def splitmix(state):
     return z ^ (z >> 31)
 
 
-def test_finaliser_gives_the_published_numbers_of_splitmix64():
-    states = np.uint64(1234567) + np.arange(1, 6, dtype=np.uint64) * np.uint64(augment.GOLDEN)
+def test_a_step_gives_the_published_numbers_of_splitmix64():
+    states = np.uint64(1234567) + np.arange(5, dtype=np.uint64) * GOLDEN
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
     published.append(16408922859458223821)
-    assert augment._mixed(states).tolist() == published
-    assert [splitmix(int(state)) for state in states] == published
+    assert mixed(states).tolist() == published
+    assert [splitmix((int(state) + int(GOLDEN)) % 2**64) for state in states] == published
 
 
 @given(st.integers(-(2**63), 2**64), st.integers(0, 10**6), st.lists(st.integers(0, 2**64 - 1), max_size=4))
@@ -40,8 +40,8 @@ def test_uniform_is_a_hash_of_seed_epoch_key_and_position(seed, epoch, keys):
     for row, key in zip(found, keys, strict=True):
         state = 0
         for word in (seed, epoch, key):
-            state = splitmix(((state ^ word % 2**64) + augment.GOLDEN) % 2**64)
-        wanted = [(splitmix((state + place * augment.GOLDEN) % 2**64) >> 11) / 2**53 for place in range(1, 6)]
+            state = splitmix(((state ^ word % 2**64) + int(GOLDEN)) % 2**64)
+        wanted = [(splitmix((state + place * int(GOLDEN)) % 2**64) >> 11) / 2**53 for place in range(1, 6)]
         assert row.tolist() == wanted
 
 

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from functools import lru_cache
 
+from convscope import errors
 from convscope.errors import UsageError
 from convscope.images.read import SUFFIX, printable
 
@@ -50,8 +51,8 @@ def no_photos(suffixes: Counter[str]) -> str:
 
 
 def some(names: list[str], limit: int = 6) -> str:
-    """The first of many names, in one line."""
-    return ", ".join(map(printable, names[:limit])) + (f" and {len(names) - limit:,} more" * (len(names) > limit))
+    """The first of many names of files, in one line."""
+    return errors.some([*map(printable, names[:limit]), *names[limit:]], limit)
 
 
 def cannot_read(source: str, error: OSError | ValueError) -> UsageError:
