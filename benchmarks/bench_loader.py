@@ -26,10 +26,11 @@ from torchvision.transforms import v2
 from convscope.data.augment import augmentation
 from convscope.data.catalog import Catalog, catalog
 from convscope.data.listing import NONE
-from convscope.data.loading import Loader, Photos, cut
+from convscope.data.loading import Loader, Photos, cut, pixels_of
 from convscope.data.names import Names
 from convscope.data.store import Files
 from convscope.images.frame import Framing
+from convscope.models.classifier import Classifier
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 COUNT, BATCH = 256, 32
@@ -72,12 +73,12 @@ def theirs(folder: Path, workers: int, varied: bool) -> Callable[[], object]:
 def ours(found: Catalog, workers: int, varied: bool) -> Callable[[], object]:
     changes = augmentation("crop=.35,flip" if varied else "none")
     loader = Loader(Photos(found, Framing((224, 224), 256, "bilinear"), 3, augmentation=changes), workers)
-    mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
+    classifier = Classifier(torch.nn.Identity(), mean=MEAN, std=STD)
     batches = cut(np.arange(len(found)), BATCH)
 
     def run() -> None:
         for images, *_ in loader.batches(batches):
-            ((images.float() / 255 - mean) / std).sum()
+            classifier.normalise(pixels_of(images), in_place=True).sum()
 
     return run
 

@@ -71,14 +71,18 @@ class Classifier(nn.Module):
             output = self.network(self.normalise(images))
         return self.logits(output, len(images), ending.before)
 
-    def normalise(self, images: Images) -> Images:
-        """What the network is given: pixels in the dtype of its weights, less the mean, over the standard deviation."""
+    def normalise(self, images: Images, *, in_place: bool = False) -> Images:
+        """What the network is given: pixels in the dtype of its weights, less the mean, over the standard deviation.
+
+        ``in_place``: the images are the caller's to give away. Memory for a large batch costs several times as much as
+        the arithmetic.
+        """
         if images.shape[1] != self.channels:
             raise UsageError(f"the model takes {self.channels} channels, the images are {tuple(images.shape)}")
         dtype = self.dtype or images.dtype
         pixels = images.to(torch.promote_types(images.dtype, dtype))  # a mean is not rounded to float16 beforehand
         mean, std = (pixels.new_tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return ((pixels - mean) / std).to(dtype)
+        return (pixels.sub_(mean) if in_place else pixels - mean).div_(std).to(dtype)
 
     def logits(self, output: Any, count: int, before: Callable[[Tensor], Tensor] = lambda output: output) -> Logits:
         """The logits of ``count`` images in what the network returned. ``before``: what its end was given."""

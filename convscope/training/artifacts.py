@@ -8,17 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safetensors.torch import save_file
-from torch import Tensor
-
-from convscope.data.cache import replacing
 from convscope.data.listing import Refused
 from convscope.models.classifier import Classifier
-from convscope.models.run import WEIGHTS
 from convscope.training import charts
 from convscope.training.card import CardFacts, model_card
 from convscope.training.config import Config
-from convscope.training.folder import EVALUATION, Checkpoint, RunFolder, environment, writing
+from convscope.training.folder import EVALUATION, RunFolder, environment, writing
 from convscope.training.health import LayerHealth
 from convscope.training.metrics import Metrics
 from convscope.training.optimizers import HEAD, NEW, TUNE
@@ -30,12 +25,6 @@ TRAINED = {
     TUNE: "a part of a trained network",
     NEW: "all of it, from random weights",
 }
-
-
-def write_model(folder: RunFolder, best: Checkpoint, order: Mapping[str, Tensor]) -> None:
-    """The best weights, where ``run:`` looks for them."""
-    with writing(folder.path), replacing(folder.path / WEIGHTS) as draft:
-        save_file({name: best.network[name] for name in order if name in best.network}, draft)
 
 
 def conclude(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from convscope.data.catalog import Catalog, catalog, digest
 from convscope.data.listing import TEST, VAL, Refused
-from convscope.data.loading import Loader, Photos, workers_for
+from convscope.data.loading import Loader, Photos, pixels_of, workers_for
 from convscope.data.sources import SourceOptions
 from convscope.data.split import read_split
 from convscope.errors import UsageError
@@ -175,7 +175,7 @@ class TenCrops(nn.Module):
         corners = ((0, 0), (0, beside), (below, 0), (below, beside), (round(below / 2), round(beside / 2)))
         total: Tensor | None = None
         for top, left in corners:
-            crop = images[..., top : top + rows, left : left + cols].float() / 255
+            crop = pixels_of(images[..., top : top + rows, left : left + cols])
             for version in (crop, crop.flip(-1)):
                 found = probabilities(self.classifier(version)).double()
                 total = found if total is None else total + found

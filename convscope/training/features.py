@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from convscope.data.cache import cache_folder, key_of, replacing
 from convscope.data.listing import Refused
-from convscope.data.loading import Batch, Loader, Photos, cut, workers_for
+from convscope.data.loading import Batch, Loader, Photos, cut, pixels_of, workers_for
 from convscope.errors import UsageError
 from convscope.instrument.state import undisturbed
 from convscope.models.classifier import Classifier
@@ -217,7 +217,7 @@ def features(
         told = track(parts, "features of the frozen base", weigh=len)
         for part, batch in zip(told, loader.batches(parts), strict=True):
             if len(batch.rows):
-                pixels = batch.images.to(classifier.device).float() / 255
+                pixels = pixels_of(batch.images.to(classifier.device))
                 values[torch.from_numpy(batch.rows)] = cut_at.features(pixels).float().cpu()
             lost = np.setdiff1d(part, batch.rows)
             for row, why in zip(lost.tolist(), batch.lost, strict=True):

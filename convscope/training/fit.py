@@ -55,13 +55,12 @@ def fit(
     *,
     resumed: Checkpoint | None = None,
     told: Callable[[dict[str, Any], Progress], None] = lambda row, done: None,
-    keep_best: Callable[[Checkpoint], None] = lambda best: None,
 ) -> Progress:
     """Train until the last epoch, or until ``patience`` is lost; the network then has the weights of the best epoch.
 
     Order, augmentation and dropout are functions of the seed, the epoch and the step, so a training that goes on from
     ``resumed`` does what the uninterrupted one would have done. Cancelled, it first writes a checkpoint. ``told`` hears
-    of every epoch; ``keep_best`` is given the best weights so far whenever they are written.
+    of every epoch.
     """
     config, device = task.config, accelerator.device
     assert config.epochs is not None
@@ -73,7 +72,7 @@ def fit(
         optimizer = accelerator.prepare(optimizer)
     steps = len(parts(task.train, config, accelerator))
     schedule = optim.Schedule(config, config.epochs, steps)
-    kept = Saver(task.network, config, run, accelerator, optimizer, groups, schedule, done, keep_best)
+    kept = Saver(task.network, config, run, accelerator, optimizer, groups, schedule, done)
     if resumed is not None:
         kept.restore(resumed)
     else:
@@ -88,11 +87,12 @@ def fit(
         start = time.monotonic()
         totals = Totals(done.totals, device)
         wanted = parts(_order(task, done.epoch), config, accelerator)[done.step :]
+        seeds = _seeds(config.seed, done.epoch, accelerator.process_index, steps)
         mine = task.source.batches([share(rows, accelerator) for rows in wanted], done.epoch)
         for batch in track(Sized(mine, len(wanted)), f"epoch {done.epoch + 1}/{config.epochs}", stoppable=False):
             images, labels, counts = _on_device(batch, device)
             optim.set_rate(optimizer, schedule.at(done.epoch, done.step))
-            _seed(device, config.seed, done.epoch, done.step, accelerator.process_index)
+            _seed(device, int(seeds[done.step]))
             logits = _logits(model, images)
             losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=config.label_smoothing)
             accelerator.backward(_mean(losses, labels, counts, weights, accelerator))
@@ -209,17 +209,21 @@ def _unused(task: Task, device: torch.device) -> bool:
     return unused
 
 
-def _seed(device: torch.device, *parts: int) -> None:
-    """Seed what dropout draws from. torch.manual_seed would note a traceback for each kind of device there is not."""
-    found = np.zeros(1, np.uint64)
-    for part in parts:
-        found = mixed(found + np.uint64(part))
-    state = int(found[0])
-    torch.default_generator.manual_seed(state)
+def _seeds(seed: int, epoch: int, process: int, steps: int) -> np.ndarray:
+    """What dropout's randomness begins with in each step."""
+    state = np.zeros(steps, np.uint64)
+    for part in (seed, epoch, process, np.arange(steps, dtype=np.uint64)):
+        state = mixed(state ^ np.asarray(part, np.uint64))
+    return state
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """torch.manual_seed would note a traceback for each kind of device there is not."""
+    torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
-        torch.cuda.manual_seed(state)
+        torch.cuda.manual_seed(seed)
     elif device.type == "mps":
-        torch.mps.manual_seed(state)
+        torch.mps.manual_seed(seed)
 
 
 def _guard(totals: Totals, done: Progress, optimizer: torch.optim.Optimizer) -> None:

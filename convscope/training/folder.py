@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from convscope.data.cache import replacing
 from convscope.data.listing import Refused
 from convscope.errors import ConvscopeError, UsageError
+from convscope.models.run import WEIGHTS
 
 METRICS, STATE, NETWORK, OPTIMIZER = "metrics.jsonl", "state.json", "model.safetensors", "training.safetensors"
 EVALUATION = "evaluation.json"  # written last
@@ -117,6 +118,16 @@ class RunFolder:
             return Checkpoint(load_file(folder / NETWORK), load_file(folder / OPTIMIZER), state)
         except Exception as error:  # safetensors has errors of its own
             raise ConvscopeError(f"{folder} is damaged ({error}): remove it to begin anew") from None
+
+    def publish(self) -> None:
+        """Put the best weights where ``run:`` looks for them: the same file once more, where the disk can do that."""
+        best = self.path / "checkpoints" / BEST / NETWORK
+        with writing(self.path), replacing(self.path / WEIGHTS) as draft:
+            try:
+                draft.unlink()
+                os.link(best, draft)
+            except OSError:  # not all disks have links
+                shutil.copyfile(best, draft)
 
     # other files
 

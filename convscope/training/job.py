@@ -17,7 +17,7 @@ from accelerate import Accelerator
 
 from convscope.data.cache import replacing
 from convscope.data.listing import NONE, SPLITS, TEST, TRAIN, VAL
-from convscope.data.loading import Batch, Loader, Photos, cut
+from convscope.data.loading import Batch, Loader, Photos, cut, pixels_of
 from convscope.errors import Cancelled
 from convscope.images.lettering import font_remark
 from convscope.models.device import best_device
@@ -157,7 +157,6 @@ def _carry_out(job: Job, accelerator: Accelerator, machine: Machine, told: Told)
             accelerator,
             resumed=job.checkpoint,
             told=lambda row, so_far: told.epoch(Epoch(row, so_far, job.config, job.folder.path)) if leads else None,
-            keep_best=lambda best: artifacts.write_model(job.folder, best, classifier.network.state_dict()),
         )
         done.seconds += prepared  # reading photos, and the frozen base's features
         if job.config.evolution.at is not None and not (job.folder.path / "evolution" / LINES).exists():
@@ -243,7 +242,7 @@ def _layers(job: Job) -> list[LayerHealth]:
     batch = next(Loader(photos_for(classifier, job.catalog)).batches([some]))
     if not len(batch.rows):
         return []
-    return health(classifier, batch.images.to(classifier.device).float() / 255)
+    return health(classifier, pixels_of(batch.images.to(classifier.device)))
 
 
 def _evolution(
@@ -266,7 +265,7 @@ def _evolution(
         for batch in loader.batches(cut(np.arange(len(some)), 16)):
             if len(batch.rows):
                 names = [sampled.store.names[row] for row in batch.rows.tolist()]
-                yield names, batch.images.to(classifier.device).float() / 255
+                yield names, pixels_of(batch.images.to(classifier.device))
 
     watch = Evolution(
         classifier,
@@ -289,7 +288,7 @@ def _evolution(
 
     def after_step(step: int, batch: Batch) -> None:
         if watch.due(step) and (first := _first(every, batch)) is not None:
-            _shown(watch, watch(step, first.to(classifier.device).float() / 255))
+            _shown(watch, watch(step, pixels_of(first.to(classifier.device))))
 
     return after_step, nothing[1]
 

@@ -15,7 +15,7 @@ from convscope.data.augment import augmentation
 from convscope.data.catalog import Catalog, catalog
 from convscope.data.findings import findings
 from convscope.data.listing import SPLITS
-from convscope.data.loading import Batch, Loader, Photos, workers_for
+from convscope.data.loading import Batch, Loader, Photos, pixels_of, workers_for
 from convscope.data.sources import SourceOptions
 from convscope.data.split import Assignment, plan, split
 from convscope.errors import UsageError
@@ -137,10 +137,11 @@ class Pixels(nn.Module):
         self.ends_in_logits = not _ends_in_probabilities(classifier)
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = images.float() / 255
+        pixels = pixels_of(images)
         if not self.ends_in_logits:
             return self.classifier(pixels)
-        return self.classifier.logits(self.classifier.network(self.classifier.normalise(pixels)), len(pixels))
+        given = self.classifier.normalise(pixels, in_place=True)
+        return self.classifier.logits(self.classifier.network(given), len(given))
 
 
 def _ends_in_probabilities(classifier: Classifier) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from accelerate import Accelerator
@@ -48,7 +47,6 @@ class Saver:
     groups: list[list[str]]
     schedule: optim.Schedule
     done: Progress
-    keep_best: Callable[[Checkpoint], None]
     when: float = field(default_factory=time.monotonic)
     best: Checkpoint | None = None  # not written yet
 
@@ -57,7 +55,7 @@ class Saver:
         if self.accelerator.is_main_process:
             if self.best is not None:
                 self.run.save(BEST, self.best)
-                self.keep_best(self.best)
+                self.run.publish()
                 self.best = None
             self.run.save(LAST, self._now())
         self.accelerator.wait_for_everyone()
@@ -68,7 +66,7 @@ class Saver:
         if self.accelerator.is_main_process:
             self.run.append(row)
             if self.done.best["epoch"] == self.done.epoch:
-                self.best = self._now()
+                self.best = replace(self._now(), optimizer={})  # it is used, not gone on from
         if most(int(self.done.finished or time.monotonic() - self.when > SAVE_EPOCH), self.accelerator):
             self.save()
 
@@ -77,6 +75,8 @@ class Saver:
         best = self.best or self.run.load(BEST)
         if best is not None:
             fill(self.network, best.network)
+            if self.accelerator.is_main_process and self.best is None:
+                self.run.publish()  # a kill may have come between the two
         self.network.eval()
 
     def _now(self) -> Checkpoint:
