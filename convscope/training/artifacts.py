@@ -38,12 +38,13 @@ def conclude(
     photos: Mapping[str, Sequence[int]],
     refused: Sequence[Refused],
     done: Progress,
+    prepared: float,
     rows: Sequence[Mapping[str, Any]],
     measured: Mapping[str, Metrics],
     layers: Sequence[LayerHealth],
     device: str,
 ) -> None:
-    """Write ``evaluation.json``, ``curves``, ``confusion`` and the model card."""
+    """Write the figures, curves, confusion and the model card. ``prepared``: seconds before learning."""
     assert classifier.classes is not None
     training, path, names = config.training, folder.path, classifier.classes.names
     on = "test" if "test" in measured else "val"
@@ -59,6 +60,7 @@ def conclude(
         "epochs": done.epoch,
         "best": done.best,
         "seconds": done.seconds,
+        "prepared": prepared,
         **{name: metrics.as_dict() for name, metrics in measured.items()},
         "layers": [vars(layer) for layer in layers],
     }
@@ -77,7 +79,7 @@ def conclude(
         epochs=len(rows),
         augmentation=training.augment,
         seed=training.seed,
-        seconds=done.seconds,
+        seconds=done.seconds + prepared,
         device=device,
         versions={"convscope": environment()["convscope"], **environment()["packages"]},
         source=config.data.source,

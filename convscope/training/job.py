@@ -150,7 +150,7 @@ def _carry_out(job: Job, accelerator: Accelerator, machine: Machine, told: Told)
         tell(_summary(job))
         if job.checkpoint is not None and (training.epochs or 0) <= job.checkpoint.state["epoch"]:
             tell(f"its {training.epochs} epochs are done: nothing is left to learn, --epochs asks for more")
-        prepared = time.monotonic() - begun
+        prepared = time.monotonic() - begun  # of reading photos, and of the frozen base's features
         done = fit(
             task,
             job.folder,
@@ -158,10 +158,9 @@ def _carry_out(job: Job, accelerator: Accelerator, machine: Machine, told: Told)
             resumed=job.checkpoint,
             told=lambda row, so_far: told.epoch(Epoch(row, so_far, job.config, job.folder.path)) if leads else None,
         )
-        done.seconds += prepared  # reading photos, and the frozen base's features
         if job.config.evolution.at is not None and not (job.folder.path / "evolution" / LINES).exists():
             tell("no snapshot of features was taken: training ended before the first that --evolve asks for")
-        return _concluded(job, task, done, accelerator, tell)
+        return _concluded(job, task, done, prepared, accelerator, tell)
 
 
 def _summary(job: Job) -> str:
@@ -174,7 +173,9 @@ def _summary(job: Job) -> str:
     return f"{len(job.catalog.classes)} classes, photos: {photos}; {job.begun.spec}, {learned}"
 
 
-def _concluded(job: Job, task: Task, done: Progress, accelerator: Accelerator, tell: Callable[[str], None]) -> Trained:
+def _concluded(
+    job: Job, task: Task, done: Progress, prepared: float, accelerator: Accelerator, tell: Callable[[str], None]
+) -> Trained:
     """Measure the best epoch's network on photos that had no part in it, and write down what there is to know."""
     classifier = job.begun.classifier
     measured: dict[str, Metrics] = {}
@@ -226,6 +227,7 @@ def _concluded(job: Job, task: Task, done: Progress, accelerator: Accelerator, t
         photos=counts(job.catalog, job.assigned),
         refused=[*job.catalog.refused, *lost],
         done=done,
+        prepared=prepared,
         rows=rows_done,
         measured=measured,
         layers=layers,
