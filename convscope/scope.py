@@ -24,7 +24,7 @@ from convscope.methods.explanation import Explanation, View
 from convscope.models.classes import Classes, as_classes
 from convscope.models.classifier import Classifier, PerChannel, probabilities, unwrapped
 from convscope.models.device import best_device
-from convscope.models.registry import load_classifier, parse
+from convscope.models.registry import lasting_spec, load_classifier, parse
 from convscope.progress import reporting_unless_listened
 from convscope.types import Images, Logits
 
@@ -129,6 +129,7 @@ class Scope:
                 std=std,
                 framing=framing,
                 channels=channels,
+                background=background or "white",
             )
         self.background = background or self.classifier.background
         self.progress = progress
@@ -312,8 +313,11 @@ def load(
         options=every,
         structure_only=structure_only,
     )
-    found = Scope(classifier.to(device or best_device()), background=background, progress=progress)
-    found._origin = spec, every
+    if background is not None:
+        classifier.background = background
+    found = Scope(classifier.to(device or best_device()), progress=progress)
+    # runs/last may lead elsewhere later. Where a file of the user's lies is nobody's business: an export says it.
+    found._origin = lasting_spec(spec) if parse(spec)[0] == "run" else spec, every
     return found
 
 

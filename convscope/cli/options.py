@@ -92,9 +92,8 @@ class ModelChoice:
             device=device_named(self.device),
             structure_only=structure_only,
             options=options,
+            background=background,
         )
-        if background is not None:
-            found.background = background
         if parse(self.model)[0] in ("file", "module") and not structure_only:
             assumed = {
                 "--weights": "the network is used as its factory made it" if self.weights is None else "",

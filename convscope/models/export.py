@@ -10,6 +10,7 @@ import copy
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,8 @@ from convscope.images.frame import Framing
 from convscope.models.checkpoint import load_state, read_state
 from convscope.models.classes import Classes
 from convscope.models.classifier import Classifier, probabilities
-from convscope.models.export_onnx import OPEN, Outputs, onnx_runner, reason, require_packages, write_onnx
+from convscope.models.copying import copied
+from convscope.models.export_onnx import OPEN, Outputs, onnx_runner, require_packages, write_onnx
 from convscope.models.registry import RANDOM, SOURCES, Request, parse, resized
 from convscope.models.run import read_settings
 from convscope.types import Images
@@ -93,12 +95,16 @@ def export(
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     # Random numbers: what the network draws while it is built or run is nobody else's.
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng([]):
-        copied = _copied(classifier)
+        own = _own(classifier)
         try:
-            checked = WRITERS[format](copied, part, partial(_about, spec, options), list(check_images or ()))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            checked = WRITERS[format](own, part, partial(_about, spec, options), list(check_images or ()))
             os.replace(part, path)
+        except OSError as error:
+            raise ConvscopeError(f"cannot write {path}: {error.strerror or error}") from error
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
     return checked
 
 
@@ -110,21 +116,13 @@ def _origin(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]
     return run.spec, run.options
 
 
-def _copied(classifier: Classifier) -> Classifier:
+def _own(classifier: Classifier) -> Classifier:
     """A copy on the CPU, in evaluation mode. Tracing may leave things in a network, which must not be the user's."""
-    computed = (
-        value
-        for module in classifier.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and not value.is_leaf  # such as old weight norm's, which refuse to be copied
-    )
-    try:
-        copied = copy.deepcopy(classifier, {id(value): value.detach().clone() for value in computed})
-    except Exception as error:  # whatever a user's module holds
-        raise ModelError(f"{classifier.name} cannot be copied, which an export begins with: {reason(error)}") from None
-    for module in copied.modules():  # by hand: a module's own train() may do more
+    made = copied(classifier)
+    assert isinstance(made, Classifier)
+    for module in made.modules():  # by hand: a module's own train() may do more
         module.training = False
-    return copied.to("cpu")
+    return made.to("cpu")
 
 
 # What a file says of itself

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -126,6 +127,23 @@ def parse(spec: str) -> tuple[str, str, str]:
     if prefix not in SOURCES:
         raise unknown("model source", prefix, SOURCES)
     return prefix, start + name, weights or TRAINED
+
+
+def lasting(source: str) -> str:
+    """A path that holds from any folder; what is no path, such as a set's name, stays."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else source
+
+
+def lasting_spec(spec: str) -> str:
+    """A specifier that holds from any folder: the path of a file or a run is made absolute."""
+    prefix, name, _ = parse(spec)
+    if prefix == "run":
+        return f"run:{lasting(name)}"
+    if prefix != "file":
+        return spec
+    file, _, factory = name.rpartition(":")
+    return f"{os.path.abspath(os.path.expanduser(file))}:{factory}"
 
 
 def load_classifier(

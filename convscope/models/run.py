@@ -101,10 +101,21 @@ class Settings:
     head_parameters: tuple[str, ...]  # of the layers that began anew on a trained base
 
 
+def model_section(folder: Path) -> dict[str, Any]:
+    """All that a run's config.yaml says of its model."""
+    try:
+        model: dict[str, Any] = dict(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))["model"])
+    except FileNotFoundError:
+        raise UsageError(f"run:{folder}: not a run folder, {CONFIG} is missing") from None
+    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"run:{folder}: its files are damaged ({_reason(error)})") from None
+    return model
+
+
 def read_settings(folder: Path) -> Settings:
     """The model of a run folder, but for its weights."""
+    model = model_section(folder)
     try:
-        model = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))["model"]
         if parse(model["spec"])[0] == "run":
             raise ValueError(f"its model is a run: {model['spec']}")
         canvas = canvas_of(model["size"]) if model["size"] else None
@@ -122,8 +133,11 @@ def read_settings(folder: Path) -> Settings:
     except FileNotFoundError as error:
         raise UsageError(f"run:{folder}: not a run folder, {Path(error.filename).name} is missing") from None
     except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, UsageError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ModelError(f"run:{folder}: its files are damaged ({reason})") from None
+        raise ModelError(f"run:{folder}: its files are damaged ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def read_run(folder: Path, size: tuple[int, int] | None = None) -> Found:

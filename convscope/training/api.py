@@ -56,8 +56,9 @@ def train(
     wanted = {name: {**held.get(name, {}), **given.get(name, {})} for name in Config.model_fields}
     if str(given.get("model", {}).get("spec", "")).startswith("run:"):  # a run's network, whatever a file begins with
         wanted["model"] = given["model"]
+    begun = resolve_config(wanted, {})  # what is wrong with a setting shows before anything is compared
     going = which(str(resume), place, wanted) if resume is not None else None
-    made: Config = continued(going, wanted) if going is not None else resolve_config(wanted, {})
+    made: Config = continued(going, wanted) if going is not None else begun
     if not made.data.source:
         raise UsageError("no photos are named: give a folder with a folder for each class")
     if cache_limit is not None and not 0 < cache_limit < math.inf:

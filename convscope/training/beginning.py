@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from accelerate import Accelerator
 
 from convscope.data.catalog import Catalog, digest
 from convscope.data.listing import TRAIN
 from convscope.data.split import Assignment, read_split, write_split
 from convscope.errors import UsageError
-from convscope.models.registry import RANDOM, parse
-from convscope.models.run import CONFIG, read_settings, write_run
+from convscope.models.registry import RANDOM, lasting, parse
+from convscope.models.run import CONFIG, model_section, read_settings, write_run
 from convscope.training.config import Config, sections_of
 from convscope.training.folder import (
     LAST,
@@ -30,14 +29,12 @@ from convscope.training.folder import (
     unused,
     writing,
 )
-from convscope.training.learned import LEARNED, write_learned
+from convscope.training.learned import write_learned
 from convscope.training.optimizers import HEAD
 from convscope.training.parallel import from_first
 from convscope.training.prepare import begin, divide, read_catalog, resolved
 from convscope.training.resume import update_config
-from convscope.training.start import CODE, Start, lasting
-
-STARTED = {CONFIG, "classes.json", "split.csv", "environment.json", "quarantine.csv", LEARNED, "checkpoints"}
+from convscope.training.start import CODE, Start
 
 
 @dataclass
@@ -65,7 +62,6 @@ def new_job(config: Config, out: Path | None, accelerator: Accelerator) -> Job:
     path = out or unused(RUNS, new_name(config.model.spec, config.data.source))
     path = Path(from_first(str(path), accelerator))
     if accelerator.is_main_process:
-        _clear_unbegun(path)
         head = chosen if kind == HEAD else begun.head
         _write_start(RunFolder.create(path), config, found, divided, begun, kind, sorted(head), _machine(accelerator))
     accelerator.wait_for_everyone()
@@ -104,7 +100,7 @@ def _write_start(
         with writing(path):
             write_learned(path, found.hashes[divided.of == TRAIN], begun.run)
     except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
+        discard(folder)
         raise
 
 
@@ -114,17 +110,19 @@ def _machine(accelerator: Accelerator) -> dict[str, Any]:
     return {"device": str(accelerator.device), "processes": accelerator.num_processes, "precision": precision}
 
 
-def _clear_unbegun(out: Path) -> None:
-    """Remove a run that was killed before its first checkpoint, in which nothing was learned; nothing else."""
-    if (out / CONFIG).is_file() and RunFolder(out).load_state() is None:
-        names = {place.name for place in out.iterdir()}
-        if names <= STARTED and not any(place.name[0] != "." for place in (out / "checkpoints").glob("*")):
-            shutil.rmtree(out)
+def discard(folder: RunFolder) -> None:
+    """Leave nothing of a run in which nothing was learned."""
+    with suppress(OSError):
+        if folder.clear_unbegun():
+            folder.path.rmdir()
+        if folder.path.parent.name == RUNS.name:
+            folder.path.parent.rmdir()
 
 
 def resumed_job(config: Config, path: Path, accelerator: Accelerator) -> Job:
     folder = RunFolder(path)
-    checkpoint = folder.load(LAST)
+    with accelerator.main_process_first():  # it may have something to mend
+        checkpoint = folder.load(LAST)
     if checkpoint is None:
         raise UsageError(
             f"{path} was stopped before its first checkpoint, so there is nothing to go on from: begin anew with "
@@ -142,7 +140,7 @@ def resumed_job(config: Config, path: Path, accelerator: Accelerator) -> Job:
     chosen = {name for group in checkpoint.state["optimizer"]["groups"] for name in group}
     if accelerator.is_main_process:  # it may have been asked for more epochs, and be killed again
         update_config(folder, config)
-    held = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))["model"]
+    held = model_section(path)
     begun = replace(begun, origin=held.get("begun_from", ""))
     return Job(config, found, assigned, begun, chosen, held.get("begun_as", "new"), folder, [], checkpoint)
 

@@ -212,10 +212,18 @@ def _sections(found: Any, what: str) -> dict[str, dict[str, Any]]:
         made[name] = dict(section or {})
     model = made.get("model", {})
     if "interpolation" in model:  # a run's own file says what its model became, and all it needs is how it began
-        made["model"] = model = {key: value for key, value in model.items() if key in Model.model_fields}
-    if isinstance(options := model.get("options"), Mapping):
-        model["options"] = {key: value for key, value in options.items() if key != "num_classes"}
+        made["model"] = _as_begun(model)
     return made
+
+
+def _as_begun(model: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in model.items() if key in Model.model_fields}
+    if str(model.get("begun_from", "")).startswith("run:"):  # which has the options
+        return {**kept, "spec": model["begun_from"], "options": {}}
+    options = dict(kept.get("options") or {})
+    if options.get("num_classes") != 1:  # else it is that of the photos; a single output for two is a choice
+        options.pop("num_classes", None)
+    return {**kept, "options": options}
 
 
 def _in_words(error: ValidationError, what: str = "") -> UsageError:

@@ -107,7 +107,12 @@ def evaluate_source(
             raise UsageError("say which photos: a folder with one for each class; only a run has photos of its own")
         own = own_photos(run)
         found = evaluate(classifier, own.catalog, own.rows, **more)
-        return replace(found, remarks=(f"the run's own {own.which} photos", *own.remarks, *found.remarks))
+        remarks = [f"the run's own {own.which} photos", *own.remarks, *found.remarks]
+        if seen := int(seen_by(run, own.catalog.hashes[own.rows]).sum()):
+            remarks.append(
+                f"{seen:,} of them had been learned from, by an earlier run or as copies: the figures flatter"
+            )
+        return replace(found, remarks=tuple(remarks))
     photos = catalog(source, options)
     found = evaluate(classifier, photos, **more)
     remarks = list(found.remarks)

@@ -25,6 +25,7 @@ from convscope.errors import UsageError
 from convscope.instrument.state import undisturbed
 from convscope.models.classifier import Classifier
 from convscope.progress import track
+from convscope.training.chance import seed_dropout
 from convscope.training.freeze import DROPOUTS, set_modes
 from convscope.types import Logits
 
@@ -129,9 +130,9 @@ def _proved(found: Cut, chosen: set[str], probe: Tensor) -> bool:
             for training in (False, True):
                 if training:
                     set_modes(network, chosen)
-                _seed(probe)
+                seed_dropout(probe.device, 0)  # ``undisturbed`` restores it
                 _, whole = found.both(probe)
-                _seed(probe)
+                seed_dropout(probe.device, 0)
                 if not _close(found.logits(features), whole):
                     return False
     except (_NotInTwo, RuntimeError, TypeError, ValueError):  # the last of BatchNorm that has nothing to average
@@ -145,13 +146,6 @@ def _proved(found: Cut, chosen: set[str], probe: Tensor) -> bool:
 
 def _close(found: Tensor, expected: Tensor) -> bool:
     return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
-
-
-def _seed(on: Tensor) -> None:
-    """Of what dropout draws from; ``undisturbed`` restores it."""
-    torch.default_generator.manual_seed(0)
-    if on.device.type == "cuda":
-        torch.cuda.default_generators[on.device.index].manual_seed(0)
 
 
 def _from_first(module: nn.Module, path: str, chosen: set[str]) -> list[tuple[str, nn.Module]]:
@@ -204,9 +198,9 @@ def features(
     with undisturbed(classifier, grad=False):
         probed = cut_at.features(probe)
     shape, count = tuple(probed.shape[1:]), len(photos.catalog)
-    _check_size(count, shape, largest)
+    _check_size(count, shape, probed.element_size(), largest)
     place = (folder or cache_folder("features")) / base_key(cut_at, photos, probed)
-    values = torch.zeros(count, *shape)
+    values = torch.zeros(count, *shape, dtype=probed.dtype)
     known = _recall(place, photos.catalog.hashes, values)
     missing = np.flatnonzero(~known)
     absent: list[Refused | None] = [None] * count
@@ -218,7 +212,7 @@ def features(
         for part, batch in zip(told, loader.batches(parts), strict=True):
             if len(batch.rows):
                 pixels = pixels_of(batch.images.to(classifier.device))
-                values[torch.from_numpy(batch.rows)] = cut_at.features(pixels).float().cpu()
+                values[torch.from_numpy(batch.rows)] = cut_at.features(pixels).cpu()
             lost = np.setdiff1d(part, batch.rows)
             for row, why in zip(lost.tolist(), batch.lost, strict=True):
                 absent[row] = why
@@ -229,8 +223,8 @@ def features(
     return FeatureSet(values, photos.catalog.labels, tuple(absent) if any(absent) else (), len(missing))
 
 
-def _check_size(count: int, shape: tuple[int, ...], largest: int) -> None:
-    needed = 4 * count * int(np.prod(shape))
+def _check_size(count: int, shape: tuple[int, ...], each: int, largest: int) -> None:
+    needed = each * count * int(np.prod(shape))
     if needed > largest:
         raise UsageError(
             f"features of {count:,} photos, {'x'.join(map(str, shape))} numbers each, take {needed / 2**30:.1f} GiB, "
@@ -269,7 +263,7 @@ def _recall(place: Path, hashes: np.ndarray, values: Tensor) -> np.ndarray:
             kept, kept_values = found["hashes"].view(torch.uint64).numpy(), found["values"]
         except Exception:  # damaged: computed again. safetensors has errors of its own
             continue
-        if kept_values.shape[1:] != values.shape[1:]:
+        if kept_values.shape[1:] != values.shape[1:] or kept_values.dtype != values.dtype:
             continue
         pairs = [(i, row) for i, (high, low) in enumerate(kept.tolist()) for row in wanted.get((high, low), ())]
         if pairs:

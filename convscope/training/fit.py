@@ -15,15 +15,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from convscope.data.loading import Batch, balanced, cut, order
-from convscope.data.mixing import mixed
 from convscope.errors import Cancelled, ConvscopeError, UsageError
 from convscope.progress import cancelled, track
 from convscope.training import optim, saver
+from convscope.training.chance import seed_dropout, seeds_of
 from convscope.training.config import Training
 from convscope.training.folder import Checkpoint, RunFolder
 from convscope.training.freeze import freeze_others, set_modes
 from convscope.training.outputs import Sized, Source, each_batch
-from convscope.training.parallel import all_sum, gathered, most, on_first, prepared, share, total
+from convscope.training.parallel import all_sum, gathered, most, on_first, prepared, same_buffers, share, total
 from convscope.training.saver import Progress, Saver
 from convscope.training.totals import Totals
 
@@ -54,13 +54,14 @@ def fit(
     accelerator: Accelerator,
     *,
     resumed: Checkpoint | None = None,
+    begun: Callable[[], None] = lambda: None,
     told: Callable[[dict[str, Any], Progress], None] = lambda row, done: None,
 ) -> Progress:
     """Train until the last epoch, or until ``patience`` is lost; the network then has the weights of the best epoch.
 
     Order, augmentation and dropout are functions of the seed, the epoch and the step, so a training that goes on from
-    ``resumed`` does what the uninterrupted one would have done. Cancelled, it first writes a checkpoint. ``told`` hears
-    of every epoch.
+    ``resumed`` does what the uninterrupted one would have done. Cancelled, it first writes a checkpoint. ``begun`` is
+    called when there is one; ``told`` hears of every epoch.
     """
     config, device = task.config, accelerator.device
     assert config.epochs is not None
@@ -77,6 +78,7 @@ def fit(
         kept.restore(resumed)
     else:
         kept.save()  # what will go wrong with the disk goes wrong now
+    begun()
     filters = optim.filters_of(task.network, task.chosen) if config.max_filter_rms else []
     weights = None
     if config.balance == "weights":
@@ -87,12 +89,12 @@ def fit(
         start = time.monotonic()
         totals = Totals(done.totals, device)
         wanted = parts(_order(task, done.epoch), config, accelerator)[done.step :]
-        seeds = _seeds(config.seed, done.epoch, accelerator.process_index, steps)
+        seeds = seeds_of(config.seed, done.epoch, accelerator.process_index, steps)
         mine = task.source.batches([share(rows, accelerator) for rows in wanted], done.epoch)
         for batch in track(Sized(mine, len(wanted)), f"epoch {done.epoch + 1}/{config.epochs}", stoppable=False):
             images, labels, counts = _on_device(batch, device)
             optim.set_rate(optimizer, schedule.at(done.epoch, done.step))
-            _seed(device, int(seeds[done.step]))
+            seed_dropout(device, int(seeds[done.step]))
             logits = _logits(model, images)
             losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=config.label_smoothing)
             accelerator.backward(_mean(losses, labels, counts, weights, accelerator))
@@ -108,13 +110,13 @@ def fit(
             done.step += 1
             look = device.type == "cpu" or done.step % LOOK_EVERY == 0
             if look:
-                _guard(totals, done, optimizer)
+                _guard(totals, done, optimizer, accelerator)
             task.after_step(done.epoch * steps + done.step, batch)
             wish = 2 if cancelled() else int(time.monotonic() - kept.when > saver.SAVE_EVERY)  # to stop, to save
             if accelerator.num_processes > 1:  # whose clocks and signals differ, agree on it
                 wish = most(wish, accelerator) if look else 0
             if wish:
-                _guard(totals, done, optimizer)
+                _guard(totals, done, optimizer, accelerator)
                 done.totals = on_first(totals.tolist(), accelerator)
                 totals = Totals(done.totals, device)
                 kept.save(spent=time.monotonic() - start)
@@ -122,9 +124,16 @@ def fit(
                 if wish == 2:
                     raise Cancelled("training was interrupted")
         done.totals = totals.tolist()
-        _guard(totals, done, optimizer)
+        _guard(totals, done, optimizer, accelerator)
         rate = max(group["initial_lr"] for group in optimizer.param_groups) * schedule.at(done.epoch, done.step - 1)
-        row = _row(done, all_sum(done.totals, accelerator), rate, validate(task, accelerator))
+        same_buffers(task.network, accelerator)
+        try:
+            val = validate(task, accelerator)
+        except Cancelled:
+            done.totals = on_first(done.totals, accelerator)
+            kept.save(spent=time.monotonic() - start)  # which goes on with this very look
+            raise
+        row = _row(done, all_sum(done.totals, accelerator), rate, val)
         done.epoch, done.step, done.totals = done.epoch + 1, 0, [0.0, 0.0, 0.0]
         done.lost = list(dict.fromkeys(lost for own in gathered(done.lost, accelerator) for lost in own))
         done.seconds += time.monotonic() - start
@@ -209,26 +218,9 @@ def _unused(task: Task, device: torch.device) -> bool:
     return unused
 
 
-def _seeds(seed: int, epoch: int, process: int, steps: int) -> np.ndarray:
-    """What dropout's randomness begins with in each step."""
-    state = np.zeros(steps, np.uint64)
-    for part in (seed, epoch, process, np.arange(steps, dtype=np.uint64)):
-        state = mixed(state ^ np.asarray(part, np.uint64))
-    return state
-
-
-def _seed(device: torch.device, seed: int) -> None:
-    """torch.manual_seed would note a traceback for each kind of device there is not."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)
-
-
-def _guard(totals: Totals, done: Progress, optimizer: torch.optim.Optimizer) -> None:
-    """Training that came to NaN or infinity ends here: nothing that follows could be used."""
-    if not totals.finite():
+def _guard(totals: Totals, done: Progress, optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> None:
+    """Training that came to NaN or infinity, in any process, ends here: nothing that follows could be used."""
+    if most(int(not totals.finite()), accelerator):
         rate = max(group["lr"] for group in optimizer.param_groups)
         raise ConvscopeError(
             f"the loss is no longer finite in epoch {done.epoch + 1}, step {done.step} (learning rate {rate:.3g}): "

@@ -26,6 +26,7 @@ from convscope.models.run import WEIGHTS
 
 METRICS, STATE, NETWORK, OPTIMIZER = "metrics.jsonl", "state.json", "model.safetensors", "training.safetensors"
 EVALUATION = "evaluation.json"  # written last
+UNBEGUN = ".unbegun"  # is there until there is a checkpoint
 LAST, BEST = "last", "best"
 RUNS = Path("runs")
 
@@ -51,13 +52,32 @@ class RunFolder:
         with writing(path):
             if path.exists() and not path.is_dir():
                 raise UsageError(f"{path} is a file, and a run is a folder: choose another --out")
+            cls(path).clear_unbegun()
             if path.exists() and any(path.iterdir()):
                 raise UsageError(
                     f"{path} is there already: choose another --out, or go on with that run by --resume {path}"
                 )
+            there = path.exists()
             path.mkdir(parents=True, exist_ok=True)
+            (path / UNBEGUN).write_text("in a folder that was there" if there else "")
             (path / "checkpoints").mkdir()
         return cls(path)
+
+    @property
+    def is_unbegun(self) -> bool:
+        """Whether it was made and has no checkpoint yet: nothing in it was learned, and all of it is convscope's."""
+        return (self.path / UNBEGUN).is_file()
+
+    def clear_unbegun(self) -> bool:
+        """Empty a run that has not begun; nobody else's files. Whether its folder was made for it."""
+        if not self.is_unbegun:
+            return False
+        made = not (self.path / UNBEGUN).read_text()
+        for place in self.path.iterdir():
+            if place.name != UNBEGUN:  # the last: a kill in between leaves it what it is
+                shutil.rmtree(place) if place.is_dir() else place.unlink()
+        (self.path / UNBEGUN).unlink()
+        return made
 
     # metrics.jsonl
 
@@ -82,7 +102,10 @@ class RunFolder:
     # checkpoints
 
     def save(self, name: str, checkpoint: Checkpoint) -> None:
-        """Put a checkpoint in the place of the one of that name, which stays whole until the new one is."""
+        """Put a checkpoint in the place of the one of that name, which stays whole until the new one is.
+
+        A best one replaces another for good with the last one that knows of it: see ``settle_best``.
+        """
         place = self.path / "checkpoints"
         new, old = place / f".{name}.new", place / f".{name}.old"
         with writing(self.path):
@@ -103,7 +126,10 @@ class RunFolder:
             if (place / name).exists():
                 os.replace(place / name, old)
             os.replace(new, place / name)
-            shutil.rmtree(old, ignore_errors=True)
+            if name == LAST:
+                shutil.rmtree(place / f".{BEST}.old", ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True)
+                (self.path / UNBEGUN).unlink(missing_ok=True)
 
     def load(self, name: str) -> Checkpoint | None:
         """The checkpoint of that name; None where there is none yet."""
@@ -118,6 +144,16 @@ class RunFolder:
             return Checkpoint(load_file(folder / NETWORK), load_file(folder / OPTIMIZER), state)
         except Exception as error:  # safetensors has errors of its own
             raise ConvscopeError(f"{folder} is damaged ({error}): remove it to begin anew") from None
+
+    def settle_best(self, epoch: int | None) -> None:
+        """After a kill between the writing of the best checkpoint and of the last: the one that the last knows of."""
+        place = self.path / "checkpoints"
+        old = place / f".{BEST}.old"
+        if old.is_dir() and _best_of(old) == epoch != _best_of(place / BEST):
+            with writing(self.path):
+                shutil.rmtree(place / BEST, ignore_errors=True)
+                os.replace(old, place / BEST)
+            self.publish()
 
     def publish(self) -> None:
         """Put the best weights where ``run:`` looks for them: the same file once more, where the disk can do that."""
@@ -147,10 +183,8 @@ class RunFolder:
     def load_state(self) -> dict[str, Any] | None:
         """How far the run is; None without a checkpoint."""
         place = self.path / "checkpoints"
-        with writing(self.path):
-            _mend(place, LAST)
         try:
-            found: dict[str, Any] = json.loads((place / LAST / STATE).read_text(encoding="utf-8"))
+            found: dict[str, Any] = json.loads((_whole(place, LAST) / STATE).read_text(encoding="utf-8"))
             return found
         except (OSError, ValueError):
             return None
@@ -165,15 +199,28 @@ class RunFolder:
         return bool(state and state.get("finished") and state["epoch"] == measured)
 
 
-def _mend(place: Path, name: str) -> None:
-    """After a kill between two renamings: the newer of two whole checkpoints takes its place."""
+def _whole(place: Path, name: str) -> Path:
+    """Where the checkpoint of that name is: after a kill between two renamings, the newer of two whole ones."""
     current, new, old = place / name, place / f".{name}.new", place / f".{name}.old"
-    if current.exists() or not place.is_dir():
-        return
-    for found in (new, old):
-        if (found / STATE).exists() and (found is old or old.exists()):
-            os.replace(found, current)
-            return
+    if current.exists() or not (old / STATE).exists():
+        return current
+    return new if (new / STATE).exists() else old
+
+
+def _mend(place: Path, name: str) -> None:
+    """After such a kill: put it where it belongs."""
+    found = _whole(place, name)
+    if found != place / name:
+        os.replace(found, place / name)
+
+
+def _best_of(checkpoint: Path) -> int | None:
+    """Which epoch was the best when a checkpoint was written."""
+    try:
+        found: int | None = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["best"].get("epoch")
+        return found
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _to_disk(file: Path) -> None:

@@ -59,7 +59,7 @@ def _peak(output: Tensor) -> Tensor:
 
 def not_learned(found: list[LayerHealth], accuracy: float, commonest: float) -> list[str]:
     """That a network does no better on its own training photos than always answering the commonest class would."""
-    if accuracy > 1.1 * commonest:
+    if accuracy >= commonest + 0.1 * (1 - commonest):
         return []
     dead = [layer.layer for layer in found if layer.is_dead]
     layers = "its dead layers tell why" if dead else "no layer is dead, so it may need more steps"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,11 @@ from convscope.errors import Cancelled
 from convscope.images.lettering import font_remark
 from convscope.models.device import best_device
 from convscope.training import artifacts
-from convscope.training.beginning import Job, new_job, resumed_job
+from convscope.training.beginning import Job, discard, new_job, resumed_job
 from convscope.training.config import Config
 from convscope.training.evolution import LINES, Evolution
 from convscope.training.fit import Task, fit, parts
-from convscope.training.folder import RUNS, point_last
+from convscope.training.folder import point_last
 from convscope.training.health import LayerHealth, health, not_learned, said
 from convscope.training.learned import seen_by
 from convscope.training.metrics import Metrics, measure
@@ -100,17 +99,9 @@ def run(
         except BaseException as error:
             if isinstance(error, Cancelled) and accelerator.is_main_process:
                 told.remark(f"to go on: convscope train --resume {shlex.quote(str(job.folder.path))}")
-            begun = any((job.folder.path / "checkpoints").glob("*last*"))
-            if accelerator.is_main_process and resume is None and not begun:  # there is nothing to go on from
-                shutil.rmtree(job.folder.path, ignore_errors=True)
-                _remove_empty(job.folder.path.parent)
+            if accelerator.is_main_process and job.folder.is_unbegun:
+                discard(job.folder)
             raise
-
-
-def _remove_empty(folder: Path) -> None:
-    if folder.name == RUNS.name:
-        with suppress(OSError):
-            folder.rmdir()
 
 
 def _carry_out(job: Job, accelerator: Accelerator, machine: Machine, told: Told) -> Trained:
@@ -145,8 +136,6 @@ def _carry_out(job: Job, accelerator: Accelerator, machine: Machine, told: Told)
             *_evolution(job, accelerator, tell),
         )
         make_optimizer(classifier.network, job.chosen, training)  # what is wrong with its settings shows now
-        if leads:
-            point_last(job.folder.path)
         tell(_summary(job))
         if job.checkpoint is not None and (training.epochs or 0) <= job.checkpoint.state["epoch"]:
             tell(f"its {training.epochs} epochs are done: nothing is left to learn, --epochs asks for more")
@@ -156,6 +145,7 @@ def _carry_out(job: Job, accelerator: Accelerator, machine: Machine, told: Told)
             job.folder,
             accelerator,
             resumed=job.checkpoint,
+            begun=lambda: point_last(job.folder.path) if leads else None,
             told=lambda row, so_far: told.epoch(Epoch(row, so_far, job.config, job.folder.path)) if leads else None,
         )
         if job.config.evolution.at is not None and not (job.folder.path / "evolution" / LINES).exists():
@@ -202,12 +192,12 @@ def _concluded(
         commonest = float(np.bincount(trained).max() / len(trained))
         notes += not_learned(layers, rows_done[-1]["train_accuracy"], commonest)
     seen = 0
-    if job.begun.run is not None and "test" in measured:
-        seen = int(seen_by(job.begun.run, job.catalog.hashes[rows_of(job.assigned, TEST)]).sum())
+    if "test" in measured:  # the run's own file knows what those that it goes on from had learned from
+        seen = int(seen_by(job.folder.path, job.catalog.hashes[rows_of(job.assigned, TEST)]).sum())
         if seen:
             notes.append(
-                f"{seen:,} of the test photos had been learned from by {job.begun.run}, so the test figure flatters: "
-                "give both runs the same --seed and --split"
+                f"{seen:,} of the test photos had been learned from, by a run that this one goes on from or as copies, "
+                "so the test figure flatters: give both runs the same --seed and --split"
             )
     lost = list(dict.fromkeys(done.lost))
     if lost:

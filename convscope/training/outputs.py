@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from convscope.data.listing import Refused
 from convscope.data.loading import Batch, cut
-from convscope.progress import track
+from convscope.errors import Cancelled
+from convscope.progress import cancelled, track
 from convscope.training.parallel import gathered
 
 T = TypeVar("T")
@@ -54,13 +55,16 @@ def each_batch(
 
     Several processes take whole batches in turn, so that every photo is in the batch that one process would have put it
     in: the logits are the same to the last bit, and no photo is counted twice. A batch of which nothing could be read
-    is not there. ``label``: what progress is told of it.
+    is not there. ``label``: what progress is told of it. A process that is alone can be cancelled.
     """
     network.eval()
     parts = cut(rows, size)
     own = parts[accelerator.process_index :: accelerator.num_processes]
     found: list[tuple[T | None, tuple[Refused, ...]]] = []
+    alone = accelerator.num_processes == 1  # several would have to agree
     for batch in track(Sized(source.batches(own), len(own)), label, stoppable=False) if label else source.batches(own):
+        if alone and cancelled():
+            raise Cancelled("interrupted while photos were being looked at")
         if len(batch.rows):
             logits = forward(batch.images.to(accelerator.device, non_blocking=True)).float().cpu()
             found.append((made(batch.rows, logits), batch.lost))

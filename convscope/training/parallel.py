@@ -31,7 +31,7 @@ def accelerated(device: torch.device, precision: str) -> Iterator[Accelerator]:
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     before = {key: os.environ.get(key) for key in os.environ}
-    ours = not PartialState._shared_state
+    ours, accumulation = not PartialState._shared_state, dict(GradientState._shared_state)
     wanted = int(os.environ.get("WORLD_SIZE") or 1)
     if missing := [name for name in RENDEZVOUS if wanted > 1 and name not in os.environ]:
         raise UsageError(f"WORLD_SIZE is {wanted} but {missing[0]} is not set: {TOGETHER}")
@@ -53,6 +53,9 @@ def accelerated(device: torch.device, precision: str) -> Iterator[Accelerator]:
                 dist.destroy_process_group()
             for state in (AcceleratorState, GradientState, PartialState):
                 state._shared_state.clear()
+        else:
+            GradientState._shared_state.clear()
+            GradientState._shared_state.update(accumulation)
         for key in os.environ.keys() - before.keys():
             del os.environ[key]
         os.environ.update({key: value for key, value in before.items() if value is not None})
@@ -61,7 +64,9 @@ def accelerated(device: torch.device, precision: str) -> Iterator[Accelerator]:
 def _accelerator(device: torch.device, mode: str, patient: InitProcessGroupKwargs) -> Accelerator:
     """One that is where it was asked for; there may be one of the user's own in this process already."""
     try:
-        found = Accelerator(cpu=device.type == "cpu", mixed_precision=mode, kwargs_handlers=[patient])
+        found = Accelerator(
+            cpu=device.type == "cpu", mixed_precision=mode, kwargs_handlers=[patient], gradient_accumulation_steps=1
+        )
     except ValueError as error:
         first = str(error).splitlines()[0]
         raise UsageError(
@@ -110,6 +115,13 @@ def prepared(module: nn.Module, accelerator: Accelerator, unused: Callable[[], b
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=unused())
     made: nn.Module = accelerator.prepare(module)
     return made
+
+
+def same_buffers(network: nn.Module, accelerator: Accelerator) -> None:
+    """Let all have the first process's buffers: each has seen other photos, so BatchNorm's statistics differ."""
+    if accelerator.num_processes > 1:
+        for buffer in network.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def all_sum(values: Sequence[float], accelerator: Accelerator) -> list[float]:

@@ -36,7 +36,7 @@ EPOCHS = {HEAD: 40, TUNE: 10, NEW: 30}
 
 @dataclass(frozen=True)
 class Machine:
-    """How a run is carried out; what comes of it does not depend on it."""
+    """How a run is carried out; up to rounding, what comes of it does not depend on it."""
 
     device: torch.device | None = None
     workers: int | None = None

@@ -9,11 +9,10 @@ from typing import Any
 import yaml
 
 from convscope.errors import UsageError
-from convscope.models.registry import parse
-from convscope.models.run import CONFIG
+from convscope.models.registry import lasting, lasting_spec, parse
+from convscope.models.run import CONFIG, model_section
 from convscope.training.config import Config, resolve_config, sections_of
 from convscope.training.folder import RUNS, RunFolder
-from convscope.training.start import lasting, lasting_spec
 
 AUTO = "auto"
 MORE = {("training", "epochs"), ("training", "patience")}  # what a run that goes on may have more of
@@ -35,7 +34,11 @@ def which(resume: str, out: Path | None, given: Mapping[str, Mapping[str, Any]])
     last = RUNS / "last"
     if not (last / CONFIG).is_file() or not _begun(last):
         return None
-    return last.resolve() if not differences(last, given) and not RunFolder(last).is_concluded() else None
+    if differences(last, given):
+        return None
+    state, epochs = RunFolder(last).load_state(), given.get("training", {}).get("epochs")
+    more = state is not None and epochs is not None and epochs > state["epoch"]
+    return last.resolve() if more or not RunFolder(last).is_concluded() else None
 
 
 def _begun(path: Path) -> bool:
@@ -64,7 +67,7 @@ def differences(path: Path, given: Mapping[str, Mapping[str, Any]]) -> list[str]
 
 def _same_start(spec: str, path: Path) -> tuple[bool, str]:
     """Whether a run began with the model that is named now, and what it began with."""
-    model = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))["model"]
+    model = model_section(path)
     run = str(model.get("begun_from", ""))
     if not run.startswith("run:"):
         return lasting_spec(spec) == model["spec"], model["spec"]
@@ -114,5 +117,7 @@ def _same(name: str, value: Any, held: Any) -> bool:
 
         return str(augmentation(value)) == held
     if isinstance(value, Mapping) and isinstance(held, Mapping):
-        return all(held.get(key) == one for key, one in value.items())
-    return bool(list(value) == list(held)) if isinstance(value, list | tuple) and held else bool(value == held)
+        return all(held.get(key) == one for key, one in value.items() if key != "num_classes")
+    if isinstance(value, list | tuple) and isinstance(held, list | tuple):
+        return list(value) == list(held)
+    return bool(value == held)

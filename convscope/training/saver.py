@@ -105,6 +105,7 @@ class Saver:
         if more and self.done.stale < (self.config.patience or math.inf):
             self.done.finished = False  # there are more epochs to do than there were
         if self.accelerator.is_main_process:
+            self.run.settle_best(self.done.best.get("epoch"))
             self.run.cut_back(self.done.epoch)
         else:
             self.done.totals = [0.0, 0.0, 0.0]  # the first process has those of all

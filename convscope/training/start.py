@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ from convscope.errors import ConvscopeError, ModelError, UsageError, some
 from convscope.models.checkpoint import read_state, unprefixed
 from convscope.models.classes import Classes
 from convscope.models.classifier import Classifier, PerChannel
-from convscope.models.registry import RANDOM, SOURCES, TRAINED, Found, Request, parse, resized
+from convscope.models.copying import copied
+from convscope.models.registry import RANDOM, SOURCES, TRAINED, Found, Request, lasting_spec, parse, resized
 from convscope.models.run import WEIGHTS, Settings, read_settings
 from convscope.models.zoo import ARCHITECTURES
 from convscope.training.freeze import head_names
@@ -90,7 +89,7 @@ def start(
         lasting_spec(spec),
         chosen,
         frozenset(loaded),
-        lasting_spec(model) if run is not None else origin or "random weights",
+        lasting_spec(model) if run is not None and weights is None else origin or "random weights",
         origin_run,
         tuple(remarks),
         frozenset(run.head_parameters if run is not None else ()),
@@ -152,18 +151,18 @@ def _build(
     outputs = 1 if _binary(prefix, name, options, classes, head) else classes
     options = {**options, "num_classes": outputs}
     try:
-        return _own(SOURCES[prefix](Request(name, RANDOM, options, size)), prefix), options
+        return _copied(SOURCES[prefix](Request(name, RANDOM, options, size)), prefix), options
     except UsageError:
         # A user's factory may know its number of classes itself; whether that is right shows on the first image.
         if prefix not in CODE or given is not None:
             raise
     options.pop("num_classes")
-    return _own(SOURCES[prefix](Request(name, RANDOM, options, size)), prefix), options
+    return _copied(SOURCES[prefix](Request(name, RANDOM, options, size)), prefix), options
 
 
-def _own(found: Found, prefix: str) -> Found:
+def _copied(found: Found, prefix: str) -> Found:
     """A user's Python may hand out a module that is hers: a copy of it is trained."""
-    return replace(found, network=deepcopy(found.network)) if prefix in CODE else found
+    return replace(found, network=copied(found.network)) if prefix in CODE else found
 
 
 def _binary(prefix: str, name: str, options: Mapping[str, Any], classes: int, head: str) -> bool:
@@ -244,20 +243,3 @@ def _last(classifier: Classifier) -> set[str]:
         return set(head_names(classifier, torch.full((1, classifier.channels, *classifier.framing.size), 0.5)))
     except UsageError:  # no parameters, or none that belong to a module that runs
         return set()
-
-
-def lasting(source: str) -> str:
-    """A path that holds from any folder; what is no path, such as a set's name, stays."""
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else source
-
-
-def lasting_spec(spec: str) -> str:
-    """A specifier that holds from any folder: the path of a file or a run is made absolute."""
-    prefix, name, _ = parse(spec)
-    if prefix == "run":
-        return f"run:{lasting(name)}"
-    if prefix != "file":
-        return spec
-    file, _, factory = name.rpartition(":")
-    return f"{os.path.abspath(os.path.expanduser(file))}:{factory}"

@@ -291,6 +291,7 @@ def test_auto_begins_goes_on_and_begins_again_where_there_is_no_checkpoint(call:
     assert call("train", photos, *auto, "--epochs", 2, "--json").json["epochs"] == 2
     shutil.rmtree("a/checkpoints")  # killed before its first checkpoint, as while a base's features are computed
     Path("a/checkpoints").mkdir()
+    Path("a/.unbegun").touch()
     for name in ("model.safetensors", "metrics.jsonl", "evaluation.json", "README.md"):
         Path("a", name).unlink()
     for picture in [*Path("a").glob("*.png"), *Path("a").glob("*.svg")]:

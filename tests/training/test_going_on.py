@@ -12,7 +12,6 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits
 from torch import nn
 
 import convscope as cs
@@ -23,53 +22,7 @@ from convscope.training import fit, job, saver
 from convscope.training.api import train
 from convscope.training.evaluate import evaluate
 from convscope.training.resume import which
-
-NET = """
-import torch
-from torch import nn
-def Net(num_classes=2, width=4):
-    return nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                         nn.Linear(width, num_classes))
-class Noting(nn.Module):
-    def __init__(self, num_classes=2):
-        super().__init__()
-        self.net, self.notes = Net(num_classes), "as built"
-    def forward(self, x):
-        return self.net(x)
-    def get_extra_state(self):
-        return {"notes": self.notes}
-    def set_extra_state(self, state):
-        self.notes = state["notes"]
-ready = Net()
-"""
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with two classes of digits, a network, and ``~`` there."""
-    found = load_digits()
-    for label in (0, 1):
-        folder = tmp_path / "photos" / f"number {label}"
-        folder.mkdir(parents=True)
-        for i, pixels in enumerate(found.images[found.target == label][:24]):
-            Image.fromarray(np.rint(pixels * 15.9).astype(np.uint8)).save(folder / f"{i}.png")
-    (tmp_path / "net.py").write_text(NET)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    return tmp_path
-
-
-def go(**more: Any) -> job.Trained:
-    settings: dict[str, Any] = {"model": "net.py:Net", "size": 8, "epochs": 1, "workers": 0, "device": "cpu"}
-    return train("photos", **{**settings, **more})
-
-
-class Stopped(RuntimeError):
-    pass
-
-
-def stopped(*args: Any, **more: Any) -> None:
-    raise Stopped
+from tests.training.jobs import NET, Stopped, go, stopped
 
 
 def stop_in_the_second_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +115,7 @@ def test_fewer_epochs_than_are_done_are_refused(place: Path) -> None:
 def test_a_run_without_a_checkpoint_is_begun_anew_in_its_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(job, "sources", stopped)
-        patch.setattr(job.shutil, "rmtree", lambda *args, **more: None)  # as kill -9 leaves it
+        patch.setattr(job, "discard", lambda folder: None)  # as kill -9 leaves it
         with pytest.raises(Stopped):
             go(out="killed")
     assert (place / "killed/config.yaml").exists()
@@ -316,26 +269,3 @@ def test_what_lies_behind_transparent_photos_is_kept_with_the_run(place: Path) -
     assert len(again.rows) == 31
     with pytest.raises(UsageError, match=r"begun with other settings: data\.background is 'black' there"):
         train(resume="black", background="white")
-
-
-def test_a_last_batch_of_one_photo_joins_the_one_before(place: Path) -> None:
-    """BatchNorm on maps of 1x1 has nothing to average over one photo."""
-    (place / "norm.py").write_text(
-        "from torch import nn\n"
-        "def Norm(num_classes=2):\n"
-        "    return nn.Sequential(nn.Conv2d(1, 4, 8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, num_classes))\n"
-    )
-    done = go(model="norm.py:Norm", batch_size=33)  # of 34
-    assert len(done.rows) == 1
-    with pytest.raises(UsageError, match=r"BatchNorm on maps of 1x1 has nothing to average in a batch of 1: give a"):
-        go(model="norm.py:Norm", batch_size=1, out="one")
-
-
-def test_a_frozen_base_whose_features_are_kept_is_watched_too(place: Path) -> None:
-    save_file({"0.weight": torch.randn(4, 1, 3, 3), "0.bias": torch.zeros(4)}, "base.safetensors")
-    again = go(weights="base.safetensors", epochs=4, evolve=2, evolve_units=["0:0-1"])
-    steps = sorted(path.name for path in (again.folder / "evolution").glob("merged-*.png"))
-    assert steps == ["merged-000002.png", "merged-000004.png", "merged-000006.png", "merged-000008.png"]
-    with Image.open(again.folder / "evolution/evolution.png") as picture:
-        picture.load()
-    assert not list((again.folder / "evolution").glob(".*"))

@@ -46,6 +46,8 @@ class SourceOptions:
         made = {name: value for name, value in given.items() if value is not None}
         if "root" in made:
             made["root"] = Path(made["root"])
+        if isinstance(made.get("classes"), str):
+            raise UsageError(f"classes are a list of names, not the text {made['classes']!r}")
         if "classes" in made:
             made["classes"] = tuple(map(str, made["classes"]))
         return cls(**made)
