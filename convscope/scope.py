@@ -200,17 +200,29 @@ class Scope:
         return configure("filters", {"layer": layer}).run(self.classifier)
 
     def evaluate(
-        self, source: str | Path | None = None, *, ten_crop: bool = False, workers: int | None = None, **options: Any
+        self,
+        source: str | Path | None = None,
+        *,
+        unseen: bool = False,
+        ten_crop: bool = False,
+        workers: int | None = None,
+        **options: Any,
     ) -> Evaluation:
         """Figures on labelled photos, matched to the classes by name; of a run, by default on its own test photos.
 
-        ``source``: what ``convscope.train`` takes. ``ten_crop``: the mean prediction of corners and centre, also
-        mirrored (Krizhevsky et al. 2012). ``options``: how the source is read, such as ``columns`` or ``root``.
+        ``source``: what ``convscope.train`` takes. ``unseen``: leave out photos that the run has learned from.
+        ``ten_crop``: the mean prediction of corners and centre, also mirrored (Krizhevsky et al. 2012). ``options``:
+        how the source is read, such as ``columns`` or ``root``.
         """
         from convscope.data.sources import SourceOptions
         from convscope.training.evaluate import evaluate_source
 
-        more: dict[str, Any] = {"ten_crop": ten_crop, "background": self.background, "workers": workers}
+        more: dict[str, Any] = {
+            "unseen": unseen,
+            "ten_crop": ten_crop,
+            "background": self.background,
+            "workers": workers,
+        }
         with _shown(self.progress):
             return evaluate_source(self.classifier, source, self.run, SourceOptions.of(options), **more)
 

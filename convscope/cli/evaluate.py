@@ -32,6 +32,9 @@ def evaluate(
     ten_crop: Annotated[
         bool, typer.Option("--ten-crop", help="The mean prediction of corners and centre, also mirrored.")
     ] = False,
+    unseen: Annotated[
+        bool, typer.Option("--unseen", help="Leave out photos that the run has learned from, wherever they lie now.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Also write evaluation.json, the confusion and the photos of largest loss."),
@@ -57,6 +60,7 @@ def evaluate(
             photos,
             scope.run,
             data.options(),
+            unseen=unseen,
             ten_crop=ten_crop,
             background=scope.background,
             workers=workers,

@@ -159,11 +159,16 @@ def _several(photos: Photos, rows: range) -> list[tuple[int, Tensor | Refused]]:
     return [(row, photos.one(row, 0)) for row in rows]
 
 
-def workers_for(photos: Photos, asked: int | None = None) -> int:
-    """How many processes read photos beside the one that trains: none where there is nothing to decode."""
+def workers_for(photos: Photos, asked: int | None = None, *, beside_gpu: bool = False) -> int:
+    """How many processes read photos beside the one that trains: none where there is nothing to decode.
+
+    What is in memory is augmented by the process that trains, which costs a hundredth of a step on a CPU; beside a GPU
+    it would be waited for.
+    """
     if asked is not None:
         return asked
-    if photos.canvases is not None or isinstance(photos.catalog.store, Arrays):
+    in_memory = photos.canvases is not None or isinstance(photos.catalog.store, Arrays)
+    if in_memory and not (beside_gpu and photos.augmentation.on_canvas):
         return 0
     return min(cores(), 8) if cores() > 1 else 0
 

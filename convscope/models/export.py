@@ -164,7 +164,9 @@ def framed_in_words(framing: Framing, channels: int, background: str) -> str:
     else:
         rows, cols = (side * framing.short // min(framing.size) for side in framing.size)
         kept = "squash it to" if framing.squash else "keep its aspect and resize it until it just covers"
-        fit = f"{kept} {rows} high and {cols} wide {filtered}; cut out the centre, {height} high and {width} wide"
+        fit = f"{kept} {rows} high and {cols} wide {filtered}; cut out the centre, "
+        place = f"row round((rows - {height}) / 2), column round((cols - {width}) / 2) of what was resized"
+        fit += f"{height} high and {width} wide, from {place}, whose sides are rounded down"
     return f"{photo}, in {colours}; {fit}; {end}."
 
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
 import re
@@ -114,6 +115,10 @@ def parse(spec: str) -> tuple[str, str, str]:
     else:
         prefix, _, name = spec.partition(":")
         start = ""
+    if not name and "/" in spec and not spec.endswith(".py"):
+        near = difflib.get_close_matches(Path(spec).name, _runs_beside(Path(spec)), n=3)
+        nearest = f"; nearest: {', '.join(str(Path(spec).parent / one) for one in near)}" if near else ""
+        raise UsageError(f"model {spec!r}: there is no such run folder{nearest}")
     if not name or not prefix:
         hint = "write SOURCE:NAME, such as convscope:efficientnet_lite0, torchvision:vgg16, net.py:Net or run:FOLDER"
         raise UsageError(f"model {spec!r} does not say where it comes from: {hint}")
@@ -144,6 +149,11 @@ def lasting_spec(spec: str) -> str:
         return spec
     file, _, factory = name.rpartition(":")
     return f"{os.path.abspath(os.path.expanduser(file))}:{factory}"
+
+
+def _runs_beside(path: Path) -> list[str]:
+    """The names of runs where one was looked for."""
+    return [found.parent.name for found in path.parent.glob("*/config.yaml")]
 
 
 def load_classifier(

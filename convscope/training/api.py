@@ -57,7 +57,8 @@ def train(
     if str(given.get("model", {}).get("spec", "")).startswith("run:"):  # a run's network, whatever a file begins with
         wanted["model"] = given["model"]
     begun = resolve_config(wanted, {})  # what is wrong with a setting shows before anything is compared
-    going = which(str(resume), place, wanted) if resume is not None else None
+    told = told or Told()
+    going = which(str(resume), place, wanted, told.remark) if resume is not None else None
     made: Config = continued(going, wanted) if going is not None else begun
     if not made.data.source:
         raise UsageError("no photos are named: give a folder with a folder for each class")
@@ -69,7 +70,6 @@ def train(
         cache,
         LARGEST if cache_limit is None else int(cache_limit * 2**30),
     )
-    told = told or Told()
     with reporting_unless_listened():
         return run(made, out=place, resume=going, machine=machine, told=logged(told) if tensorboard else told)
 

@@ -59,7 +59,7 @@ def new_job(config: Config, out: Path | None, accelerator: Accelerator) -> Job:
     if config.data.background is not None:
         begun.classifier.background = config.data.background
     config, chosen, kind = resolved(config, begun)
-    path = out or unused(RUNS, new_name(config.model.spec, config.data.source))
+    path = out or unused(RUNS, new_name(begun.spec, config.data.source))
     path = Path(from_first(str(path), accelerator))
     if accelerator.is_main_process:
         head = chosen if kind == HEAD else begun.head
@@ -141,7 +141,7 @@ def resumed_job(config: Config, path: Path, accelerator: Accelerator) -> Job:
     if accelerator.is_main_process:  # it may have been asked for more epochs, and be killed again
         update_config(folder, config)
     held = model_section(path)
-    begun = replace(begun, origin=held.get("begun_from", ""))
+    begun = replace(begun, spec=settings.spec, origin=held.get("begun_from", ""))
     return Job(config, found, assigned, begun, chosen, held.get("begun_as", "new"), folder, [], checkpoint)
 
 

@@ -206,6 +206,9 @@ def _sections(found: Any, what: str) -> dict[str, dict[str, Any]]:
     made: dict[str, dict[str, Any]] = {}
     for name, section in found.items():
         if name not in Config.model_fields:
+            homes = [home for home, one in Config.model_fields.items() if name in _settings_of(one)]
+            if homes:
+                raise UsageError(f"{what}: {name} is a setting of the section {homes[0]}: write it there")
             raise unknown("section", str(name), Config.model_fields, f"of {what}")
         if not isinstance(section, Mapping | None):
             raise UsageError(f"{what}: {name} is a section, with settings in it")
@@ -214,6 +217,11 @@ def _sections(found: Any, what: str) -> dict[str, dict[str, Any]]:
     if "interpolation" in model:  # a run's own file says what its model became, and all it needs is how it began
         made["model"] = _as_begun(model)
     return made
+
+
+def _settings_of(section: Any) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = getattr(section.annotation, "model_fields", {})
+    return found
 
 
 def _as_begun(model: dict[str, Any]) -> dict[str, Any]:

@@ -96,12 +96,21 @@ def evaluate(
 
 
 def evaluate_source(
-    classifier: Classifier, source: str | Path | None, run: Path | None, options: SourceOptions, **more: Any
+    classifier: Classifier,
+    source: str | Path | None,
+    run: Path | None,
+    options: SourceOptions,
+    *,
+    unseen: bool = False,
+    **more: Any,
 ) -> Evaluation:
     """Figures on a source of photos, or by default on those that ``run`` kept to be tested on.
 
-    ``more``: ten_crop, background and workers.
+    ``unseen``: leave out what the run has learned from, by the photos' contents. ``more``: ten_crop, background and
+    workers.
     """
+    if unseen and (run is None or source is None):
+        raise UsageError("only a run knows what it has learned from; of its own photos it takes those kept for testing")
     if source is None:
         if run is None:
             raise UsageError("say which photos: a folder with one for each class; only a run has photos of its own")
@@ -114,12 +123,17 @@ def evaluate_source(
             )
         return replace(found, remarks=tuple(remarks))
     photos = catalog(source, options)
-    found = evaluate(classifier, photos, **more)
+    learned = seen_by(run, photos.hashes) if run is not None else np.zeros(len(photos), bool)
+    if unseen and learned.all():
+        raise UsageError(f"{photos.source}: {run} has learned from all of its photos")
+    rows = np.flatnonzero((photos.labels >= 0) & ~learned) if unseen else None
+    found = evaluate(classifier, photos, rows, **more)
     remarks = list(found.remarks)
     if (photos.given >= 0).any():
         remarks.append("train, val and test photos are measured together; name one of the folders for it alone")
-    if run is not None and (seen := int(seen_by(run, photos.hashes).sum())):  # wherever they are now
-        remarks.append(f"{seen:,} of these photos trained the model: its figures on them say little")
+    if seen := int(learned.sum()):  # wherever they are now
+        what = "are left out" if unseen else "its figures on them say little (--unseen leaves them out)"
+        remarks.append(f"{seen:,} of these photos trained the model: {what}")
     return replace(found, remarks=tuple(remarks))
 
 
@@ -199,6 +213,11 @@ def _larger(framing: Framing) -> Framing:
     return Framing(size, min(size), framing.interpolation)
 
 
+def found_there(source: str) -> bool:
+    """Whether a source that is a path is there; a set by name always is."""
+    return not Path(source).is_absolute() or Path(source).exists() or any(mark in source for mark in "*?{[")
+
+
 @dataclass(frozen=True)
 class Own:
     """The photos that a run kept to be tested on: its test photos, or its validation photos where it has none."""
@@ -214,6 +233,11 @@ def own_photos(run: Path) -> Own:
     if not (run / "split.csv").exists():
         raise UsageError(f"{run} has no photos of its own: name some")
     data = resolve_config({"data": sections_of(run / CONFIG).get("data")}, {}).data
+    if not found_there(data.source):
+        raise UsageError(
+            f"the photos of {run} were at {data.source} and are not there any more: name where they are now; "
+            "those that it has learned from are left out by --unseen"
+        )
     found = read_catalog(data)
     names, _, of = read_split(run / "split.csv")
     place = {name: i for i, name in enumerate(found.store.names)}

@@ -49,7 +49,7 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path) -> RunFolder:
         """A new folder; one that holds anything is not written into."""
-        with writing(path):
+        with writing(path, ""):
             if path.exists() and not path.is_dir():
                 raise UsageError(f"{path} is a file, and a run is a folder: choose another --out")
             cls(path).clear_unbegun()

@@ -56,8 +56,12 @@ def matching(
         return _of_stage(classifier, image, pattern)
     found = {name for name in names if any(fnmatchcase(part, pattern) for part in _above(name))}
     if not found:
-        layers = [name for name, module in classifier.network.named_modules() if name and module._parameters]
-        raise unknown("layer with parameters", pattern, layers)
+        layers = [
+            name
+            for name, module in classifier.network.named_modules()
+            if name and any(True for _ in module.parameters())
+        ]
+        raise unknown("layer with parameters", pattern, layers, "convscope layers lists them")
     return found
 
 

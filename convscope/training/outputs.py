@@ -62,7 +62,8 @@ def each_batch(
     own = parts[accelerator.process_index :: accelerator.num_processes]
     found: list[tuple[T | None, tuple[Refused, ...]]] = []
     alone = accelerator.num_processes == 1  # several would have to agree
-    for batch in track(Sized(source.batches(own), len(own)), label, stoppable=False) if label else source.batches(own):
+    told = track(own, label, weigh=len, stoppable=False) if label else own
+    for _, batch in zip(told, source.batches(own), strict=True):
         if alone and cancelled():
             raise Cancelled("interrupted while photos were being looked at")
         if len(batch.rows):

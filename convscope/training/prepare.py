@@ -117,13 +117,17 @@ def resolved(config: Config, begun: Start) -> tuple[Config, set[str], str]:
     if kind == TUNE and not unfreeze and not training.freeze:
         kind = HEAD  # the last layer alone, of a network that was trained for these classes
     optimizer = OPTIMIZERS[training.optimizer]
-    choices = {
+    choices: dict[str, Any] = {
         "unfreeze": unfreeze,
         "epochs": training.epochs or EPOCHS[kind],
         "lr": training.lr or optimizer.rates[kind],
         "weight_decay": optimizer.weight_decay if training.weight_decay is None else training.weight_decay,
         "schedule": training.schedule or "cosine",
     }
+    if kind == TUNE and training.lr is None and not training.rates:
+        # What is new has everything to learn; at the pace of what is trained already it would hold that back.
+        heads = dict.fromkeys(name.rpartition(".")[0] for name in sorted(chosen & new))
+        choices["rates"] = {path: optimizer.rates[HEAD] for path in heads if path}
     return config.model_copy(update={"training": training.model_copy(update=choices)}), chosen, kind
 
 
@@ -245,7 +249,7 @@ def sources(
     augmented = base if not changes.active else replace(base, augmentation=changes)
     if changes.crop:  # canvases in memory are of whole photos
         augmented = replace(augmented, canvases=None, absent=())
-    loader = Loader(augmented, workers_for(augmented, machine.workers), pin=pin)
+    loader = Loader(augmented, workers_for(augmented, machine.workers, beside_gpu=pin), pin=pin)
     if augmented is base:
         return Sources(Pixels(classifier), loader, loader, tuple(remarks))
     return Sources(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,13 @@ MORE = {("training", "epochs"), ("training", "patience")}  # what a run that goe
 PLACES = {("data", "source"), ("data", "root"), ("model", "weights")}  # the same from whatever folder they are named
 
 
-def which(resume: str, out: Path | None, given: Mapping[str, Mapping[str, Any]]) -> Path | None:
-    """The run that ``--resume`` means; None where "auto" finds none to go on with.
+def which(
+    resume: str,
+    out: Path | None,
+    given: Mapping[str, Mapping[str, Any]],
+    tell: Callable[[str], None] = lambda reason: None,
+) -> Path | None:
+    """The run that ``--resume`` means; None where "auto" finds none to go on with, and tells why.
 
     "auto" is ``out`` if that is a run, else the last one, if it is the same job and not done.
     """
@@ -34,11 +39,15 @@ def which(resume: str, out: Path | None, given: Mapping[str, Mapping[str, Any]])
     last = RUNS / "last"
     if not (last / CONFIG).is_file() or not _begun(last):
         return None
-    if differences(last, given):
+    if found := differences(last, given):
+        tell(f"a new run begins: the last one, {last.resolve().name}, is another job ({found[0]})")
         return None
     state, epochs = RunFolder(last).load_state(), given.get("training", {}).get("epochs")
     more = state is not None and epochs is not None and epochs > state["epoch"]
-    return last.resolve() if more or not RunFolder(last).is_concluded() else None
+    if more or not RunFolder(last).is_concluded():
+        return last.resolve()
+    tell(f"a new run begins: the last one, {last.resolve().name}, is done")
+    return None
 
 
 def _begun(path: Path) -> bool:
@@ -79,7 +88,9 @@ def _same_start(spec: str, path: Path) -> tuple[bool, str]:
 
 def continued(path: Path, given: Mapping[str, Mapping[str, Any]]) -> Config:
     """The settings of a run that goes on: its own, with more epochs if more are asked for."""
-    if found := differences(path, given):
+    moved = given.get("data", {}).get("source")  # whether they are the same photos, their contents tell
+    elsewhere = {**given, "data": {**given.get("data", {}), "source": None}}
+    if found := differences(path, elsewhere):
         raise UsageError(
             f"{path} was begun with other settings: {'; '.join(found[:4])}; leave them out, or start a new run"
         )
@@ -89,7 +100,7 @@ def continued(path: Path, given: Mapping[str, Mapping[str, Any]]) -> Config:
         raise UsageError(
             f"{path} has done {state['epoch']} epochs already: --epochs {more['epochs']} is less than that"
         )
-    return resolve_config(_settings(path), {"training": more})
+    return resolve_config(_settings(path), {"training": more, "data": {"source": moved and lasting(str(moved))}})
 
 
 def update_config(folder: RunFolder, config: Config) -> None:
@@ -98,6 +109,7 @@ def update_config(folder: RunFolder, config: Config) -> None:
     held = yaml.safe_load(text)
     for section, name in MORE:
         held[section][name] = getattr(getattr(config, section), name)
+    held["data"]["source"] = config.data.source
     changed = yaml.safe_dump(held, sort_keys=False, allow_unicode=True)
     if changed != text:
         folder.write(CONFIG, changed)

@@ -336,7 +336,7 @@ def test_a_run_whose_photos_are_gone_says_which_folder_it_looked_for(call: Call,
     photos.rename("moved")
     done = call("evaluate", "own")
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "photos: no such file or folder" in done.err
+    assert "photos and are not there any more" in done.err
     assert call("evaluate", "own", "moved").code == 0
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 from convscope.data import loading
+from convscope.data.augment import augmentation
 from convscope.data.catalog import Catalog, catalog
 from convscope.data.loading import Loader, Photos, Wanted, _unless_left, cut, workers_for
 from convscope.images.frame import Framing
@@ -192,7 +194,10 @@ def test_as_many_workers_as_are_asked_for_or_as_there_are_cores(
         assert workers_for(photos) == expected
         assert workers_for(photos, 3) == 3
         assert workers_for(photos, 0) == 0
-        assert workers_for(Photos(catalog("digits"), Framing((8, 8)), 1)) == 0
+        digits = Photos(catalog("digits"), Framing((8, 8)), 1)
+        moved = replace(digits, augmentation=augmentation("rotation=10"))
+        assert workers_for(digits) == workers_for(digits, beside_gpu=True) == workers_for(moved) == 0
+        assert workers_for(moved, beside_gpu=True) == expected
 
 
 # Reads for ever. "asked": the signal is answered in an orderly way, as by the command line; "plain": as Python does.

@@ -269,3 +269,35 @@ def test_what_lies_behind_transparent_photos_is_kept_with_the_run(place: Path) -
     assert len(again.rows) == 31
     with pytest.raises(UsageError, match=r"begun with other settings: data\.background is 'black' there"):
         train(resume="black", background="white")
+
+
+def test_photos_that_were_moved_are_the_same_photos(place: Path) -> None:
+    run = go().folder
+    (place / "photos").rename(place / "elsewhere")
+    with pytest.raises(UsageError, match="are not there any more: name where they are now"):
+        cs.load(f"run:{run}").evaluate()
+    unseen = cs.load(f"run:{run}").evaluate("elsewhere", unseen=True)
+    assert unseen.metrics.count == 48 - 34  # all but those of training
+    assert "34 of these photos trained the model: are left out" in unseen.remarks
+    done = train("elsewhere", resume=run, epochs=2, workers=0, device="cpu")
+    assert len(done.rows) == 2
+    assert cs.load(f"run:{run}").evaluate().metrics.count > 0  # it knows where they are now
+
+
+def test_auto_says_why_it_begins_anew(place: Path) -> None:
+    said: list[str] = []
+    go(resume="auto", told=job.Told(said.append))
+    go(resume="auto", told=job.Told(said.append))
+    go(resume="auto", lr=0.5, told=job.Told(said.append))
+    told = [remark for remark in said if remark.startswith("a new run begins")]
+    assert [remark.rpartition(", ")[2] for remark in told[:1]] == ["is done"]
+    assert "is another job (training.lr is" in told[1]
+
+
+def test_a_new_head_learns_at_its_own_pace_when_layers_are_unfrozen(place: Path) -> None:
+    save_file({"0.weight": torch.randn(4, 1, 3, 3), "0.bias": torch.zeros(4)}, "base.safetensors")
+    run = go(weights="base.safetensors", unfreeze=["0"]).folder
+    config = yaml.safe_load((run / "config.yaml").read_text())["training"]
+    assert (config["lr"], config["rates"]) == (1e-4, {"4": 1e-3})
+    own = go(weights="base.safetensors", unfreeze=["0"], lr=0.01, out="own").folder
+    assert yaml.safe_load((own / "config.yaml").read_text())["training"]["rates"] == {}

@@ -126,3 +126,49 @@ def test_photos_that_vanish_weigh_nothing_and_are_told_by_whichever_process_miss
     gone = [sorted((place / f"vanished{n}" / "quarantine.csv").read_text().splitlines()) for n in (1, 2)]
     assert gone[0] == gone[1]
     assert len(gone[0]) > 100  # the threes among the training photos
+
+
+NORMED = """
+from torch import nn
+def Net(num_classes=10):
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, num_classes))
+"""
+
+
+def test_processes_that_saw_other_photos_are_measured_as_one_network(place: Path) -> None:
+    """BatchNorm's statistics are each process's own while it learns; the figures are those of the first's."""
+    (place / "normed.py").write_text(NORMED)
+    line = ["train", "digits", "--model", "normed.py:Net", "--size", "8", "--epochs", "3", "--batch-size", "64"]
+    done = run(place, 2, *line, "--out", "normed")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(text) for text in (place / "normed/metrics.jsonl").open()]
+    found = json.loads((place / "normed/evaluation.json").read_text())
+    best = rows[found["best"]["epoch"] - 1]
+    assert found["val"]["loss"] == pytest.approx(best["val_loss"], rel=1e-9)
+    assert found["val"]["accuracy"] == best["val_accuracy"]
+
+
+# In the second process alone a loss is not finite.
+NAN = """
+import sys, torch
+from convscope.cli import main
+from convscope.training import totals
+plain = totals.Totals.add
+def add(self, losses, logits, labels, counts):
+    broken = torch.distributed.get_rank() == 1
+    plain(self, losses * float("nan") if broken else losses, logits, labels, counts)
+totals.Totals.add = add
+sys.argv = ["convscope", *sys.argv[1:]]
+sys.exit(main())
+"""
+
+
+def test_a_loss_that_is_not_finite_in_one_process_ends_all_of_them_with_a_line(place: Path) -> None:
+    (place / "nan.py").write_text(NAN)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "nan.py"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    line = [*start, *TRAIN, "--out", "nan"]
+    done = subprocess.run(line, cwd=place, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "the loss is no longer finite in epoch 1, step 1" in done.stderr
+    assert "convscope/training/fit.py" not in done.stderr  # torchrun's own complaint aside, there is no traceback
