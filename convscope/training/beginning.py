@@ -16,8 +16,8 @@ from convscope.data.listing import TRAIN
 from convscope.data.split import Assignment, read_split, write_split
 from convscope.errors import UsageError
 from convscope.models.registry import RANDOM, lasting, parse
-from convscope.models.run import CONFIG, model_section, read_settings, write_run
-from convscope.training.config import Config, sections_of
+from convscope.models.run import model_section, read_settings, write_run
+from convscope.training.config import Config
 from convscope.training.folder import (
     LAST,
     RUNS,
@@ -131,7 +131,7 @@ def resumed_job(config: Config, path: Path, accelerator: Accelerator) -> Job:
     with accelerator.main_process_first():
         found = read_catalog(config.data)
     settings = read_settings(path)
-    assigned = _same_photos(path, found, settings.classes.names)
+    assigned = _same_photos(path, found, settings.classes.names, config.data.digest)
     model = config.model.model_copy(update={"spec": settings.spec, "options": settings.options, "weights": None})
     model.size, model.mean, model.std = settings.framing.size, settings.mean, settings.std
     begun = begin(_untrained(model), found.classes, config.training.seed)
@@ -151,9 +151,8 @@ def _untrained(model: Any) -> Any:
     return model.model_copy(update={"spec": name if prefix in CODE else f"{prefix}:{name}@{RANDOM}"})
 
 
-def _same_photos(path: Path, found: Catalog, classes: tuple[str, ...]) -> np.ndarray:
-    """The run's own split of these photos, which must be the ones that it began with."""
-    before = sections_of(path / CONFIG).get("data", {}).get("digest")
+def _same_photos(path: Path, found: Catalog, classes: tuple[str, ...], before: str | None) -> np.ndarray:
+    """The run's own split of these photos, which must be the ones that it began with, ``before``."""
     names, _, of = read_split(path / "split.csv")
     if found.classes != classes or before != digest(found):
         now = set(found.store.names)

@@ -17,7 +17,7 @@ from convscope.data.listing import TEST, VAL, Refused
 from convscope.data.loading import Loader, Photos, pixels_of, workers_for
 from convscope.data.sources import SourceOptions
 from convscope.data.split import read_split
-from convscope.errors import UsageError
+from convscope.errors import UsageError, some
 from convscope.images.frame import Framing
 from convscope.models.classifier import Classifier, probabilities
 from convscope.models.run import CONFIG
@@ -177,8 +177,8 @@ def _labels(classifier: Classifier, found: Catalog, rows: np.ndarray) -> np.ndar
 
 
 def _classes(names: Sequence[str]) -> str:
-    some = ", ".join(repr(name) for name in names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    return f"class {some} is" if len(names) == 1 else f"classes {some} are"
+    named = some([repr(name) for name in names], 4)
+    return f"class {named} is" if len(names) == 1 else f"classes {named} are"
 
 
 class TenCrops(nn.Module):

@@ -116,7 +116,8 @@ def fit(
             if accelerator.num_processes > 1:  # whose clocks and signals differ, agree on it
                 wish = most(wish, accelerator) if look else 0
             if wish:
-                _guard(totals, done, optimizer, accelerator)
+                if not look:
+                    _guard(totals, done, optimizer, accelerator)
                 done.totals = on_first(totals.tolist(), accelerator)
                 totals = Totals(done.totals, device)
                 kept.save(spent=time.monotonic() - start)
