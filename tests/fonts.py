@@ -11,7 +11,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.font_manager import fontManager
 
-from convscope.images import lettering
+from convscope.images import fonts, lettering
 
 
 def bar(tall: int) -> TTGlyphPen:
@@ -47,10 +47,10 @@ def font_with(characters: str, file: Path, family: str = "Own") -> str:
 def only_fonts() -> Iterator[list[str]]:
     """A list of the files of a machine's fonts, whatever this one has: none but matplotlib's own, to begin with."""
     files: list[str] = []
-    caches = (lettering._files, lettering._face, fontManager._findfont_cached)
+    caches = (fonts._files, lettering._face, fontManager._findfont_cached)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lettering, "known_files", lambda: [])
-        patch.setattr(lettering, "installed_files", lambda: files)
+        patch.setattr(fonts, "known_files", lambda: [])
+        patch.setattr(fonts, "installed_files", lambda: files)
         patch.setattr(fontManager, "ttflist", list(fontManager.ttflist))
         for cache in caches:
             cache.cache_clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,7 @@ import typer
 
 from convscope.cli.data import SOURCE, DataChoice
 from convscope.cli.options import Background, Json, ModelChoice
-from convscope.cli.output import as_json, emit, note, say, table
+from convscope.cli.output import as_json, counted, emit, note, say, table
 
 if TYPE_CHECKING:
     from convscope.images.lettering import Line
@@ -52,34 +52,39 @@ def evaluate(
     from convscope.training.evaluate import evaluate_source
 
     scope = chosen.open(background=background)
-    with ExitStack() as stack:
-        draft = stack.enter_context(staged(out)) if out is not None else None
-        stack.enter_context(reporting(ConsoleProgress()))
-        result = evaluate_source(
-            scope.classifier,
-            photos,
-            scope.run,
-            data.options(),
-            unseen=unseen,
-            ten_crop=ten_crop,
-            background=scope.background,
-            workers=workers,
-        )
-        if draft is not None and result.leads:
+    with (
+        staged(out) if out is not None else nullcontext() as draft
+    ):  # first: a place that cannot be written is said now
+        with reporting(ConsoleProgress()):
+            result = evaluate_source(
+                scope.classifier,
+                photos,
+                scope.run,
+                data.options(),
+                unseen=unseen,
+                ten_crop=ten_crop,
+                background=scope.background,
+                workers=workers,
+            )
+        if not result.leads:
+            return
+        _say(result, chosen.model, json)  # before it is written: a full disk takes nothing from the terminal
+        if draft is not None:
             _write(result, draft, out)
-    if not result.leads:
-        return
+    if out is not None:
+        note(f"{out}: evaluation.json, confusion.png, largest-losses.png")
+
+
+def _say(result: Evaluation, model: str, json: bool) -> None:
     for remark in result.remarks:
         note(remark)
     if result.refused:
         first = result.refused[0]
-        note(f"{len(result.refused):,} photos are left out, such as {first.name} ({first.reason})")
+        note(f"left out: {counted(len(result.refused), 'photo')}, such as {first.name} ({first.reason})")
     if json:
-        emit({"model": chosen.model, "source": result.catalog.source, **result.metrics.as_dict()})
+        emit({"model": model, "source": result.catalog.source, **result.metrics.as_dict()})
     else:
         _tell(result)
-    if out is not None:
-        note(f"{out}: evaluation.json, confusion.png, largest-losses.png")
 
 
 def _tell(result: Evaluation) -> None:

@@ -36,6 +36,7 @@ def predict(
     json: Json = False,
 ) -> None:
     """The most probable classes of photos, and the photos grouped by their class. MODEL may be a run's folder."""
+    from convscope.cli.files import remark_left_over
     from convscope.cli.photos import Batch
     from convscope.images.read import printable
     from convscope.progress import ConsoleProgress, reporting
@@ -70,8 +71,9 @@ def predict(
         if len(found) > 1:
             _tell(groups, names)
     if out is not None and found:
-        _write(found, groups, names, out, scope.background)
+        own = _write(found, groups, names, out, scope.background)
         note(f"{out}: predictions.csv, and a sheet for each class that has photos")
+        remark_left_over(out, own)
     if code := batch.tell():
         raise typer.Exit(code)
 
@@ -106,8 +108,8 @@ def _write(
     names: Sequence[str],
     out: Path,
     background: str,
-) -> None:
-    from convscope.cli.files import staged
+) -> set[Path]:
+    from convscope.cli.files import files_in, staged
     from convscope.images.lettering import Line, class_label, font_remark
     from convscope.images.read import read_photo
     from convscope.images.sheet import contact_sheet
@@ -133,5 +135,7 @@ def _write(
             sheet = contact_sheet(tiles, labels, columns=min(8, max(4, len(tiles))), tile=192, title=title)
             slug = re.sub(r"[^\w.-]+", "_", names[i].split(",")[0]).strip("_.")[:60]
             sheet.save(draft / f"{i:03d}-{slug or 'class'}.png")
+        own = files_in(draft)
     if remark := font_remark([*(names[i] for i in groups), *(Path(one["photo"]).name for one in found)]):
         note(remark)
+    return own

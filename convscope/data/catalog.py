@@ -42,10 +42,6 @@ class Catalog:
     def __repr__(self) -> str:
         return f"<{self.source}: {len(self):,} photos in {len(self.classes):,} classes, {len(self.refused):,} left out>"
 
-    @property
-    def names(self) -> list[str]:
-        return list(self.store.names)
-
     def counts(self) -> np.ndarray:
         """Photos of each class."""
         return np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))

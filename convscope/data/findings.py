@@ -89,12 +89,12 @@ def _copies(found: Catalog) -> Iterator[Finding]:
     yield Finding(
         "duplicate",
         int(counts[counts > 1].sum() - (counts > 1).sum()),
-        "copies of other photos; the split keeps copies together",
+        "the same as another photo; the split keeps such together",
         _names(found, rows),
     )
     for kind, values, text in (
-        ("two classes", found.labels, "copies in different classes: at most one of the labels is right"),
-        ("two splits", found.given, "copies in different splits: what is tested was trained on"),
+        ("two classes", found.labels, "the same as a photo of another class: at most one of the labels is right"),
+        ("two splits", found.given, "the same as a photo of another split: what is tested was trained on"),
     ):
         apart = _apart(which, values, rows)
         if len(apart):

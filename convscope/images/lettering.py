@@ -1,4 +1,4 @@
-"""Lettering on pictures: fonts that have the characters, lines that fit a width, and their height."""
+"""Lettering on pictures: lines that fit a width, set in fonts that have their characters, and their height."""
 
 from __future__ import annotations
 
@@ -7,22 +7,13 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import ImageDraw, ImageFont
 
-# Left out where no font has them, and never asked for: joiners, variation selectors, skin tones.
-UNSEEN = frozenset(map(chr, (0x200C, 0x200D, *range(0xFE00, 0xFE10), *range(0x1F3FB, 0x1F400))))
-NEVER = re.compile("lastresort|blank|tofu")  # fonts that have every character, as a box
-UNSUITED = re.compile("bold|black|heavy|light|thin|medium|italic|oblique|cond|narrow|mono|serif|sun|song|ming|mincho")
-PREFERRED = (  # by their files, without spaces and hyphens
-    *("notosans", "sourcehansans", "pingfang", "hiragino", "msyh", "yugoth", "meiryo", "malgun", "applesdgothic"),
-    *("leelaw", "nirmala", "thonburi", "kohinoor", "arialunicode", "wqy", "droidsansfallback", "notoemoji", "segui"),
-)
+from convscope.images.fonts import UNSEEN, font_files, has, lacking
 
 
 class Line(NamedTuple):
@@ -78,7 +69,7 @@ def font(size: int, text: str) -> Face:
 @lru_cache(maxsize=64)
 def _face(size: int, characters: frozenset[str]) -> Face:
     files = font_files(characters)
-    having = {c: tuple(i for i, file in enumerate(files) if _has(file, c)) for c in characters}
+    having = {c: tuple(i for i, file in enumerate(files) if has(file, c)) for c in characters}
     return Face(size, tuple(_sized(file, size) for file in files), having)
 
 
@@ -87,106 +78,7 @@ def _sized(file: str | None, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size) if file is None else ImageFont.truetype(file, size)  # type: ignore[return-value]
 
 
-# --- which fonts, and what they lack
-
-
-def font_files(characters: Iterable[str]) -> tuple[str, ...]:
-    """Files of fonts that have the characters between them: matplotlib's own, then those of the system it takes."""
-    return _files(frozenset(c for c in characters if not c.isascii() and not c.isspace() and c not in UNSEEN))
-
-
-@lru_cache(maxsize=256)
-def _files(characters: frozenset[str]) -> tuple[str, ...]:
-    own = _own()
-    missing = {c for c in characters if not _has(own, c)}
-    if not missing:
-        return (own,)
-    files, left = _chosen(known_files(), missing)
-    if left:  # the other list takes longer, and has what was installed since matplotlib made its own
-        files, _ = _chosen({*known_files(), *installed_files()}, missing)
-    return own, *files
-
-
-def _chosen(files: Iterable[str], missing: set[str]) -> tuple[list[str], set[str]]:
-    """Of the files those that have most of the characters, as few as can be, and what is missing still."""
-    candidates, chosen = set(files), []
-    while missing and (best := _best(candidates, missing)):
-        candidates.remove(best)
-        if taken := {c for c in missing if _has(best, c) and _draws(best, c)}:
-            chosen.append(best)
-            missing = missing - taken
-    return chosen, missing
-
-
-def _best(files: Iterable[str], missing: Iterable[str]) -> str | None:
-    """The font that has most of the characters, and of several the most suitable."""
-    counts = {file: sum(_has(file, c) for c in missing) for file in files}
-    return min((file for file in files if counts[file]), key=lambda file: (-counts[file], *_rank(file)), default=None)
-
-
-def _rank(file: str) -> tuple[int, int, str]:
-    name = re.sub(r"[\W_]", "", Path(file).stem.lower())
-    liked = next((i for i, known in enumerate(PREFERRED) if known in name), len(PREFERRED))
-    return len(UNSUITED.findall(name.replace("sansserif", ""))), liked, file
-
-
-def _own() -> str:
-    import matplotlib  # only here: seldom needed
-
-    return str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
-
-
-def known_files() -> list[str]:
-    """The fonts on matplotlib's list, which is as old as its cache."""
-    from matplotlib.font_manager import fontManager
-
-    return _usable(entry.fname for entry in fontManager.ttflist)
-
-
-@lru_cache(maxsize=1)
-def installed_files() -> list[str]:
-    """The fonts in the system's folders, and a user's own: on Linux, macOS and Windows."""
-    from matplotlib.font_manager import findSystemFonts
-
-    return _usable(findSystemFonts())
-
-
-def _usable(files: Iterable[str]) -> list[str]:
-    return [file for file in files if not NEVER.search(re.sub(r"[\W_]", "", Path(file).stem.lower()))]
-
-
-def _has(file: str, character: str) -> bool:
-    known = _characters(file)
-    place = int(np.searchsorted(known, ord(character)))
-    return place < len(known) and int(known[place]) == ord(character)
-
-
-@cache
-def _characters(file: str) -> np.ndarray:
-    """The code points that a font has glyphs for, sorted; none where it cannot be read."""
-    from matplotlib.ft2font import FT2Font
-
-    try:
-        return np.array(sorted(FT2Font(file).get_charmap()), np.uint32)
-    except (OSError, RuntimeError, ValueError):
-        return np.zeros(0, np.uint32)
-
-
-def _draws(file: str, character: str) -> bool:
-    """Whether ink comes of it: fonts of coloured pictures have no outlines."""
-    try:
-        return ImageFont.truetype(file, 20).getmask(character).getbbox() is not None
-    except (OSError, ValueError):
-        return False
-
-
-def lacking(text: str) -> list[str]:
-    """The characters of a text, in its order, that no font on the machine has."""
-    if text.isascii():
-        return []
-    files = font_files(text)
-    odd = dict.fromkeys(c for c in text if not c.isascii() and not c.isspace() and c not in UNSEEN)
-    return [c for c in odd if not any(_has(file, c) for file in files)]
+# --- what is written where no font has the characters
 
 
 def spelled(text: str) -> str:
@@ -195,7 +87,7 @@ def spelled(text: str) -> str:
     if text.isascii():
         return text
     files, missing = font_files(text), set(lacking(text))
-    text = "".join(c for c in text if c not in UNSEEN or (not missing and any(_has(file, c) for file in files)))
+    text = "".join(c for c in text if c not in UNSEEN or (not missing and any(has(file, c) for file in files)))
     parts = [(lacks, list(part)) for lacks, part in groupby(text, missing.__contains__)]
     return "".join(f"[{' '.join(map(_called, part))}]" if lacks else "".join(part) for lacks, part in parts)
 

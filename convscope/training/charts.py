@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from convscope.errors import UsageError
-from convscope.images import lettering
+from convscope.images import fonts, lettering
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ def _use_fonts_for(text: str) -> None:
     from matplotlib.font_manager import FontProperties, fontManager
 
     families = []
-    for file in lettering.font_files(text):
+    for file in fonts.font_files(text):
         if not any(entry.fname == file for entry in fontManager.ttflist):
             fontManager.addfont(file)
         families.append(FontProperties(fname=file).get_name())

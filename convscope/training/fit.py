@@ -22,7 +22,7 @@ from convscope.training.chance import seed_dropout, seeds_of
 from convscope.training.config import Training
 from convscope.training.folder import Checkpoint, RunFolder
 from convscope.training.freeze import freeze_others, set_modes
-from convscope.training.outputs import Sized, Source, each_batch
+from convscope.training.outputs import Source, each_batch
 from convscope.training.parallel import all_sum, gathered, most, on_first, prepared, same_buffers, share, total
 from convscope.training.saver import Progress, Saver
 from convscope.training.totals import Totals
@@ -91,7 +91,8 @@ def fit(
         wanted = parts(_order(task, done.epoch), config, accelerator)[done.step :]
         seeds = seeds_of(config.seed, done.epoch, accelerator.process_index, steps)
         mine = task.source.batches([share(rows, accelerator) for rows in wanted], done.epoch)
-        for batch in track(Sized(mine, len(wanted)), f"epoch {done.epoch + 1}/{config.epochs}", stoppable=False):
+        counted = track(wanted, f"epoch {done.epoch + 1}/{config.epochs}", weigh=len, stoppable=False)
+        for _, batch in zip(counted, mine, strict=True):
             images, labels, counts = _on_device(batch, device)
             optim.set_rate(optimizer, schedule.at(done.epoch, done.step))
             seed_dropout(device, int(seeds[done.step]))

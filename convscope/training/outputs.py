@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,20 +23,6 @@ class Source(Protocol):
     """Where batches come from."""
 
     def batches(self, wanted: Sequence[np.ndarray], epoch: int = 0) -> Iterator[Batch]: ...
-
-
-@dataclass
-class Sized:
-    """An iterator whose length is known: what progress is told of."""
-
-    items: Iterator[Any]
-    count: int
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.items
-
-    def __len__(self) -> int:
-        return self.count
 
 
 @torch.no_grad()

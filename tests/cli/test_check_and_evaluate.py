@@ -354,6 +354,7 @@ def test_a_full_disk_leaves_what_was_there(call: Call, photos: Path, trained: st
         errors = [line for line in done.err.splitlines() if "error" in line]
         assert (done.code, len(errors)) == (1, 1), done.err
         assert errors[0].startswith(f"convscope: error: cannot write {args[-1]}: ")
+        assert args[0] == "check" or "one " in done.out, "what was found out is not lost with the files"
         assert contents(Path(".")) == before
         assert not Path("new").exists()
         assert not Path("pr").exists()
@@ -380,3 +381,10 @@ def test_predictions_are_grouped_by_class_on_sheets_and_in_a_table(call: Call, p
     sheets = {file.name for file in Path("pr").glob("*.png")}
     assert sheets == {f"{CLASSES.index(name):03d}-{name}.png" for name in done.json["classes"]}
     assert all(Image.open(Path("pr", name)).width > 400 for name in sheets)
+
+
+def test_sheets_that_an_earlier_prediction_left_are_named(call: Call, photos: Path, trained: str) -> None:
+    assert "earlier runs" not in call("predict", trained, photos, "--out", "pr").err
+    Path("pr/017-gone.png").write_bytes(b"a sheet of another model")
+    left = call("predict", trained, photos, "--out", "pr").err
+    assert "pr also holds 1 result of earlier runs, such as 017-gone.png" in left

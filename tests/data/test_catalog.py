@@ -24,9 +24,9 @@ BROKEN_FILES = [half(GOOD[0]), b"", b"no photo at all\n"]
 
 def told(found: Catalog) -> dict[str, str]:
     """Each photo's class by its name, "" without one."""
-    assert len(set(found.names)) == len(found)
+    assert len(set(found.store.names)) == len(found)
     names = [found.classes[label] if label >= 0 else "" for label in found.labels.tolist()]
-    return dict(zip(found.names, names, strict=True))
+    return dict(zip(found.store.names, names, strict=True))
 
 
 def refused(found: Catalog) -> dict[str, str]:
@@ -56,7 +56,7 @@ def test_every_file_is_in_the_catalog_or_refused_with_its_class(
     slow = [sum(kind == name for kind in whole.values()) for name in found.classes]
     assert found.counts().tolist() == slow
     assert not (found.flags & BROKEN).any()
-    for i, name in enumerate(found.names):
+    for i, name in enumerate(list(found.store.names)):
         assert found.store.content(i) == files[name]
         assert (found.height[i], found.width[i]) == (40, 56)
     alike = {tuple(pair) for pair in found.hashes.tolist()}
@@ -109,12 +109,12 @@ def test_splits_groups_and_remarks_go_with_their_photos(tmp_path: Path) -> None:
     files |= {"train/cat/0_x.jpg": b"", "test/dog/9_x.jpg": half(GOOD[3]), "train/note.txt": b"x"}
     found = catalog(folder(tmp_path, files), SourceOptions(group=r"(\d)_"))
     assert told(found) == {name: name.split("/")[1] for name in names}
-    assert {name: int(split) for name, split in zip(found.names, found.given, strict=True)} == {
+    assert {name: int(split) for name, split in zip(list(found.store.names), found.given, strict=True)} == {
         name: 0 if name.startswith("train") else 2 for name in names
     }
     assert found.groups is not None
     groups: dict[str, int] = {}
-    for name, group in zip(found.names, found.groups.tolist(), strict=True):
+    for name, group in zip(list(found.store.names), found.groups.tolist(), strict=True):
         assert groups.setdefault(name.split("/")[2][0], group) == group
     assert len(set(groups.values())) == len(groups) == 3
     assert refused(found) == {"train/cat/0_x.jpg": "cat", "test/dog/9_x.jpg": "dog"}
@@ -129,7 +129,7 @@ def test_photos_without_a_class_have_no_label(tmp_path: Path) -> None:
 
 def test_only_broken_photos_make_an_empty_catalog(tmp_path: Path) -> None:
     found = catalog(folder(tmp_path, {"a/1.jpg": b"", "b/2.jpg": half(GOOD[0])}))
-    assert (len(found), found.names, found.counts().tolist()) == (0, [], [0, 0])
+    assert (len(found), list(found.store.names), found.counts().tolist()) == (0, [], [0, 0])
     assert refused(found) == {"a/1.jpg": "a", "b/2.jpg": "b"}
 
 
@@ -138,7 +138,7 @@ def test_only_broken_photos_make_an_empty_catalog(tmp_path: Path) -> None:
 def test_some_photos_of_a_catalog_are_a_catalog(twelve: Catalog, rows: list[int]) -> None:
     """In any order, once or several times."""
     part = twelve.take(np.array(rows, np.int64))
-    assert part.names == [twelve.names[i] for i in rows]
+    assert list(part.store.names) == [twelve.store.names[i] for i in rows]
     for name in ("labels", "given", "height", "width", "flags", "hashes", "groups"):
         assert np.array_equal(getattr(part, name), getattr(twelve, name)[rows])
     assert (part.classes, part.refused, part.remarks) == (twelve.classes, twelve.refused, twelve.remarks)
@@ -155,7 +155,7 @@ def twelve(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
 
 def test_it_can_be_sent_to_another_process(twelve: Catalog) -> None:
     again = pickle.loads(pickle.dumps(twelve))
-    assert again.names == twelve.names
+    assert list(again.store.names) == list(twelve.store.names)
     assert np.array_equal(again.hashes, twelve.hashes)
     assert [again.store.content(i) for i in range(12)] == [twelve.store.content(i) for i in range(12)]
 

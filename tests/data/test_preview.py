@@ -42,7 +42,7 @@ def canvas(found: Catalog, row: int, augment: str, epoch: int, seed: int = 0) ->
 
 def test_a_row_is_the_photo_and_what_its_first_epochs_make_of_it(found: Catalog) -> None:
     sheet = preview(found, augmentation("strong,crop=.5"), photos=2, seed=3)
-    rows = [found.names.index(name) for name in ("few/1.jpg", "many/11.jpg")]
+    rows = [list(found.store.names).index(name) for name in ("few/1.jpg", "many/11.jpg")]
     tops = []
     for row in rows:
         tiles = [canvas(found, row, "none", 0), *(canvas(found, row, "strong,crop=.5", e, 3) for e in range(EPOCHS))]
@@ -64,7 +64,7 @@ def test_without_augmentation_all_of_a_row_is_the_photo(found: Catalog) -> None:
 def test_every_class_is_shown(found: Catalog) -> None:
     sheet = preview(found, augmentation("flip"))
     sheet = sheet.crop((0, 0, SIDE + 100, sheet.height))  # the column of the photos as they are
-    shown = [name for i, name in enumerate(found.names) if placed(sheet, canvas(found, i, "none", 0))]
+    shown = [name for i, name in enumerate(found.store.names) if placed(sheet, canvas(found, i, "none", 0))]
     assert len(shown) == 6
     assert {name.split("/")[0] for name in shown} == {"few", "many"}
 

@@ -15,7 +15,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw
 
-from convscope.images import lettering
+from convscope.images import fonts, lettering
 from convscope.images.lettering import Line, class_label, fitted, font, font_remark, shorten, spelled, wrap, write
 from tests.fonts import font_with, only_fonts
 
@@ -40,10 +40,10 @@ def drawn(text: str, size: int = 40) -> np.ndarray:
 
 
 def test_a_font_of_the_system_draws_what_matplotlibs_lacks(installed: list[str], tmp_path: Path) -> None:
-    assert lettering.lacking(TWO) == list(TWO)
-    lettering._files.cache_clear()
+    assert fonts.lacking(TWO) == list(TWO)
+    fonts._files.cache_clear()
     installed.append(font_with(TWO, tmp_path / "own.ttf"))
-    assert lettering.lacking(TWO) == []
+    assert fonts.lacking(TWO) == []
     assert font_remark([f"a {TWO}"]) is None
     assert spelled(f"cat {TWO}") == f"cat {TWO}"
     assert class_label(TWO, 3) == TWO
@@ -69,9 +69,9 @@ def test_the_fewest_and_plainest_fonts_are_taken(installed: list[str], tmp_path:
     for name in ("OwnSerif-Regular", "OwnSans-Bold", "OwnSans-Regular", "OwnSansMono-Regular"):
         installed.append(font_with(TWO, tmp_path / f"{name}.ttf"))
     installed.append(font_with(TWO[0], tmp_path / "AA.ttf"))
-    found = lettering.font_files(TWO)
+    found = fonts.font_files(TWO)
     assert [Path(file).name for file in found] == ["DejaVuSans.ttf", "OwnSans-Regular.ttf"]
-    assert lettering._usable(["/a/Arial.ttf", "/a/Last Resort.otf", "/a/AdobeBlank-Regular.ttf"]) == ["/a/Arial.ttf"]
+    assert fonts._usable(["/a/Arial.ttf", "/a/Last Resort.otf", "/a/AdobeBlank-Regular.ttf"]) == ["/a/Arial.ttf"]
 
 
 def test_a_font_that_cannot_be_read_or_draws_nothing_is_passed_over(installed: list[str], tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_font_that_cannot_be_read_or_draws_nothing_is_passed_over(installed: l
         opened.save(hollow)
     good = font_with(TWO, tmp_path / "zz.ttf")
     installed += [str(tmp_path / "broken.ttf"), str(tmp_path / "gone.ttf"), hollow, good]
-    assert lettering.font_files(TWO)[1:] == (good,)
+    assert fonts.font_files(TWO)[1:] == (good,)
 
 
 def test_fonts_in_a_users_own_folder_are_found_though_matplotlibs_list_is_older(tmp_path: Path) -> None:
@@ -91,8 +91,8 @@ def test_fonts_in_a_users_own_folder_are_found_though_matplotlibs_list_is_older(
     font_with(TWO, tmp_path / "home" / "Library" / "Fonts" / "own.ttf")
     script = (
         "import matplotlib.font_manager\n"
-        "from convscope.images import lettering\n"
-        f"print(lettering.font_files({TWO!r})[1:], lettering.font_remark([{TWO!r}]))"
+        "from convscope.images import fonts, lettering\n"
+        f"print(fonts.font_files({TWO!r})[1:], lettering.font_remark([{TWO!r}]))"
     )
     own = {"XDG_DATA_HOME": str(tmp_path / "data"), "MPLCONFIGDIR": str(tmp_path / "list")}
     if sys.platform == "darwin":
@@ -118,7 +118,7 @@ def test_fonts_in_a_users_own_folder_are_found_though_matplotlibs_list_is_older(
 def test_codes_stand_for_characters_and_names_for_emoji() -> None:
     assert spelled("IMG_0001 é.jpg") == "IMG_0001 é.jpg"
     assert spelled(f"{ONE}{TWO[0]}_1.jpg") == "[U+9CE5 U+732B]_1.jpg"
-    assert not lettering.lacking("🐱"), "matplotlib's own font has this one"
+    assert not fonts.lacking("🐱"), "matplotlib's own font has this one"
     assert spelled("🦩🏽\ufe0f 2") == "[flamingo] 2"
     assert class_label("🦩 birds", 4) == "[flamingo] birds"
     assert spelled("") == ""

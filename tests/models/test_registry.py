@@ -1,6 +1,7 @@
 """Specifiers: what each means, and what load_classifier makes of it and of what overrides it."""
 
 import functools
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,6 +57,17 @@ def test_parse(spec, parts):
 )
 def test_specifiers_that_are_none(spec, words):
     assert words in refusal(parse, spec)
+
+
+def test_a_run_folder_that_is_not_there_is_told_with_those_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("last", "cats", "notes"):
+        Path("runs", name).mkdir(parents=True)
+    for name in ("last", "cats"):
+        Path("runs", name, "config.yaml").write_text("model: {}")
+    for spec, nearest in (("runs/lst", "; nearest: runs/last"), ("runs/note", ""), ("other/last", "")):
+        assert refusal(parse, spec) == f"model '{spec}': there is no such run folder{nearest}"
+    assert parse("runs/last") == ("run", "runs/last", TRAINED)
 
 
 def test_every_source_is_known():

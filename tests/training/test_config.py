@@ -90,6 +90,8 @@ def test_keywords_are_named_as_they_were_given() -> None:
         ("training: [1, 2]", "training is a section"),
         ("- a\n- b", "expected sections"),
         ("trainig:\n  lr: 1", "unknown section 'trainig'; nearest: training"),
+        ("epochs: 3", "epochs is a setting of the section training: write it there"),
+        ("subset: 8/1/1", "subset is a setting of the section data: write it there"),
         ("training: {lr: 1", "not YAML"),
         ("model:\n  spek: x", r"unknown setting of model 'spek'; nearest: spec, size \(of .*run.yaml\)"),
         ("training:\n  lr: -1", r"training.lr of .*run.yaml must be greater than 0, got -1"),

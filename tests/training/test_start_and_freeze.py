@@ -171,7 +171,7 @@ def test_globs_choose_and_freezing_has_the_last_word() -> None:
     assert {name.rpartition(".")[0] for name in chosen} == {"features.conv3", "classifier.fc1", "classifier.fc2"}
     with pytest.raises(UsageError, match="nothing is left to learn"):
         learned(begun, None, ["*"])
-    with pytest.raises(UsageError, match="nearest"):
+    with pytest.raises(UsageError, match=r"'features\.conf1'; nearest: features\.conv1, "):
         learned(begun, ["features.conf1"])
     freeze_others(begun.classifier.network, chosen)
     assert {n for n, p in begun.classifier.network.named_parameters() if p.requires_grad} == chosen
