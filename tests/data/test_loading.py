@@ -241,15 +241,15 @@ def test_photos_that_vanish_are_told_and_the_others_keep_their_labels(
         assert batch.rows.tolist() == kept
         assert batch.labels.tolist() == made.labels[kept].tolist()
         assert batch.images.shape == (len(kept), 3, 24, 24)
-        assert [one.name for one in batch.lost] == [made.names[row] for row in left]
+        assert [one.name for one in batch.lost] == [made.store.names[row] for row in left]
         assert [one.label for one in batch.lost] == [made.classes[made.labels[row]] for row in left]
         for row, image in zip(kept, batch.images, strict=True):
             assert torch.equal(image, of[Wanted(2, np.array([row]))].images[0])
     reasons = {one.name: one.reason for batch in batches for one in batch.lost}
-    assert {reasons[made.names[row]] for row in gone} == {"cannot be read any more: no such file or directory"}
+    assert {reasons[made.store.names[row]] for row in gone} == {"cannot be read any more: no such file or directory"}
     for row in broken:
-        assert "truncated or damaged" in reasons[made.names[row]]
-        assert made.names[row] not in reasons[made.names[row]]
+        assert "truncated or damaged" in reasons[made.store.names[row]]
+        assert made.store.names[row] not in reasons[made.store.names[row]]
 
 
 SEED = st.integers(0, 2**32 - 1)
