@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,6 +34,7 @@ def contact_sheet(
     tile: int | None = None,
     title: str | None = None,
     dead: Collection[int] | Sequence[bool] | None = None,
+    marks: Mapping[int, str] | None = None,
     background: str = "white",
 ) -> Image.Image:
     """Pictures (PIL images, or uint8 arrays "h w" or "h w 3") in rows, with labels under them and a title above.
@@ -41,7 +42,7 @@ def contact_sheet(
     ``tile``: the longest side of a picture on the sheet, by default chosen by their number and size. Small maps are
     enlarged in whole pixels, large pictures reduced; each keeps its aspect. A label is a text, broken as it fits, or
     ``Line``s, which stay lines; what no font can draw is spelled out. ``dead``: the indices of dead units, or a truth
-    value for each tile; they are crossed out and say so.
+    value for each tile; they are crossed out and say so. ``marks``: other words for what is crossed out, by index.
     """
     images = [_image(item, i) for i, item in enumerate(tiles)]
     paper = paper_colour(background)
@@ -52,11 +53,11 @@ def contact_sheet(
     if labels is not None and len(labels) != len(images):
         raise UsageError(f"{len(images)} pictures but {len(labels)} labels")
     columns = min(columns, len(images))
-    marked = _indices(dead, len(images))
+    marked = dict.fromkeys(_indices(dead, len(images)), "dead") | dict(marks or {})
     side = tile if tile is not None else _side(max(max(image.size) for image in images), columns)
     images = [_fit(image, side) for image in images]
-    for i in marked:
-        _cross_out(images[i])
+    for i, word in marked.items():
+        _cross_out(images[i], word)
     texts: list[Label] = [""] * len(images) if labels is None else [_spelled(label) for label in labels]
     return _drawn(images, texts, columns, spelled(title or ""), paper)
 
@@ -209,18 +210,18 @@ def _fit(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.NEAREST if is_map else Image.Resampling.LANCZOS)
 
 
-def _cross_out(image: Image.Image) -> None:
-    """Draw a cross from corner to corner and the word "dead" in the middle."""
+def _cross_out(image: Image.Image, word: str) -> None:
+    """Draw a cross from corner to corner and a word in the middle."""
     pen, (width, height) = ImageDraw.Draw(image), image.size
     stroke = max(1, min(4, min(image.size) // 60))
     pen.line((0, 0, width - 1, height - 1), fill=MARK, width=stroke)
     pen.line((0, height - 1, width - 1, 0), fill=MARK, width=stroke)
-    (face,) = font(max(7, min(20, width // 5, height // 3)), "dead").fonts
+    (face,) = font(max(7, min(20, width * 4 // (5 * len(word)), height // 3)), word).fonts
     centre = (width / 2, height / 2)
-    left, top, right, bottom = pen.textbbox(centre, "dead", font=face, anchor="mm")
+    left, top, right, bottom = pen.textbbox(centre, word, font=face, anchor="mm")
     pad = max(1, int(face.size) // 4)
     pen.rounded_rectangle((left - pad, top - pad, right + pad, bottom + pad), radius=pad, fill=MARK)
-    pen.text(centre, "dead", font=face, anchor="mm", fill="white")
+    pen.text(centre, word, font=face, anchor="mm", fill="white")
 
 
 def _file_names(labels: Sequence[str], numbers: Sequence[str]) -> list[str]:

@@ -68,8 +68,8 @@ class relu_rule(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _RECTIFIERS and self.rule != "gradient" and "out" not in kwargs:
-            call = _RECTIFIERS[func](*args, **kwargs)
+        if self.rule != "gradient":
+            call = rectifier(func, args, kwargs)
             if call is not None and call[0].requires_grad:
                 x, top, in_place = call
                 return _Rectify.apply(x, top, in_place, self.rule == "guided", func in _KEPT)
@@ -132,6 +132,11 @@ class _PassDown(torch.autograd.Function):
 
 # What a call means: (input, upper bound, in place), or None where it is no rectifier.
 _Call = tuple[Tensor, float, bool] | None
+
+
+def rectifier(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+    """What a function call rectifies, if it does."""
+    return _RECTIFIERS[func](*args, **kwargs) if func in _RECTIFIERS and "out" not in kwargs else None
 
 
 def _relu(input: Tensor, inplace: bool = False) -> _Call:

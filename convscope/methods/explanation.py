@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import operator
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from convscope.errors import UsageError
 from convscope.images.colour import Box
 from convscope.images.frame import Placement, to_image
 from convscope.images.read import Photo
+from convscope.images.show import figure_of, png_of
 from convscope.instrument.target import Target
 from convscope.methods import display
 from convscope.methods.registry import Traits
@@ -202,19 +202,10 @@ class Explanation:
 
     def plot(self) -> Any:
         """A matplotlib figure of the sheet, for a notebook or a paper."""
-        from matplotlib.figure import Figure
-
-        picture = self.sheet()
-        figure = Figure(figsize=(picture.width / 100, picture.height / 100), dpi=100)
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.imshow(picture)
-        axes.axis("off")
-        return figure
+        return figure_of(self.sheet())
 
     def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.sheet().save(buffer, "PNG")
-        return buffer.getvalue()
+        return png_of(self.sheet())
 
     def about(self) -> dict[str, Any]:
         """Everything but the numbers, in plain types."""

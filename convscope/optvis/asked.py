@@ -1,0 +1,72 @@
+"""What an address asks for: units of a layer, a neuron, classes, as an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from convscope.errors import UsageError
+from convscope.instrument.address import Address
+from convscope.instrument.layers import resolve_one
+from convscope.models.classifier import Classifier
+from convscope.optvis import plan
+from convscope.optvis.objectives import LOGITS, Objective, Units, channel, logit, neuron
+
+
+def objective_of(classifier: Classifier, what: str, units: Units | None, negative: bool) -> tuple[Objective, list[str]]:
+    """An address's objective: ``layer``, ``layer:0-63``, ``layer:12@7,4``, ``@logits`` or ``@logits:tench,goldfish``.
+
+    And what its user should know of it. ``units`` may be given apart; none are all of the layer.
+    """
+    if what.startswith(LOGITS):
+        return _classes(classifier, what, units, negative), []
+    image = plan.blank(classifier, plan.whole_canvas(classifier))
+    address = resolve_one(classifier.network, what, image, through=classifier)
+    notes: list[str] = []
+    if negative:
+        before = plan.unrectified(classifier, address)
+        if before != address:
+            notes.append(f"{address.key} is rectified: what its units want least is read before that, at {before.key}")
+        address = before
+    chosen = _units(classifier, address, units)
+    if address.position is not None:
+        found = neuron(address.key, chosen, *address.position)
+    else:
+        found = channel(address.key, chosen)
+    return (-found if negative else found), notes
+
+
+def _units(classifier: Classifier, address: Address, units: Units | None) -> Sequence[int]:
+    if units is None:
+        return address.units if address.units is not None else range(_width(classifier, address))
+    if address.units is not None:
+        raise UsageError(f"{address} names units already: leave out units=, or name the layer alone")
+    given = [units] if isinstance(units, int | str) else list(units)
+    if any(isinstance(unit, str) for unit in given):
+        raise UsageError(f"units of a layer are numbers, got {given[:6]}")
+    return [int(unit) for unit in given]
+
+
+def _width(classifier: Classifier, address: Address) -> int:
+    shape = plan.shapes(classifier, [address.key], plan.whole_canvas(classifier))[address.key]
+    return shape[1] if len(shape) > 1 else 1
+
+
+def _classes(classifier: Classifier, what: str, units: Units | None, negative: bool) -> Objective:
+    plan.shapes(classifier, [LOGITS], plan.whole_canvas(classifier))  # after which it knows how many classes it has
+    classes = classifier.classes
+    assert classes is not None
+    names = what.removeprefix(LOGITS).removeprefix(":")
+    if names and units is not None:
+        raise UsageError(f"{what} names classes already: leave out units=")
+    if names:
+        try:
+            found = [classes.find(names)]  # one name, which may hold commas
+        except UsageError:
+            found = [classes.find(name) for name in names.split(",")]
+    elif units is None:
+        found = list(range(len(classes)))
+    else:
+        found = [classes.find(unit) for unit in ([units] if isinstance(units, int | str) else units)]
+    objective = replace(logit(found), names=tuple(classes.short(index) for index in found))
+    return -objective if negative else objective

@@ -1,0 +1,176 @@
+"""What a pattern needs, settled before the long work: its canvas, whether its units exist, how many fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil, inf
+
+import torch
+
+from convscope.errors import UsageError
+from convscope.instrument.address import Address
+from convscope.instrument.receptive_field import receptive_field
+from convscope.instrument.record import record
+from convscope.instrument.state import undisturbed
+from convscope.instrument.trace import Event, Trace, trace
+from convscope.models.classifier import Classifier
+from convscope.optvis.objectives import LOGITS, Need, Objective, numbered
+from convscope.optvis.parameterizations import Shape
+from convscope.types import Images
+
+MIB = 2**20
+MOST = 128  # pixels of a side of a canvas, unless the network's input has to be as it is
+MARGIN = 32  # pixels beside a receptive field
+SLACK = 2.0  # memory beside the values that are kept: gradients on their way, and scratch space of convolutions
+ANY = 224  # of a network that takes any size
+AT_ONCE = {"cpu": 8}  # pictures in a batch, beyond which a larger one is no faster; elsewhere 128
+
+
+def whole_canvas(classifier: Classifier) -> tuple[int, int]:
+    """The network's own input."""
+    return classifier.framing.size or (ANY, ANY)
+
+
+def canvas_for(classifier: Classifier, layers: Sequence[str]) -> tuple[int, int]:
+    """The canvas for units of layers: their receptive field and a margin, a whole number of the layer's steps.
+
+    The logits take the network's own input, and so does a layer behind a part that takes that size alone.
+    """
+    full = whole_canvas(classifier)
+    if LOGITS in layers or not layers:
+        return full
+    taken = trace(classifier.network, blank(classifier, full), through=classifier)
+    sides = [_side(taken, event) for layer in layers if (event := taken.event(layer)) is not None]
+    side = min(max(sides, default=MOST), *full)
+    return (side, side) if side < min(full) and _runs(classifier, layers, side) else full
+
+
+def _side(taken: Trace, event: Event) -> int:
+    if event.value is None or len(event.value.shape) != 4:
+        return MOST
+    field = receptive_field(taken, event.value)
+    if field.status != "exact":
+        return MOST
+    step = max(*(field.stride or (1, 1)), 1)
+    return min(ceil((max(field.size) + MARGIN) / step) * step, MOST)
+
+
+def blank(classifier: Classifier, size: tuple[int, int]) -> Images:
+    dtype = torch.promote_types(classifier.dtype or torch.float32, torch.float32)
+    return torch.full((1, classifier.channels, *size), 0.5, device=classifier.device, dtype=dtype)
+
+
+def _runs(classifier: Classifier, layers: Sequence[str], side: int) -> bool:
+    try:
+        shapes(classifier, layers, (side, side))
+    except RuntimeError:
+        return False
+    return True
+
+
+def shapes(classifier: Classifier, layers: Sequence[str], size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """What the layers give for one picture of a size; the pass ends at the last of them."""
+    named = [layer for layer in layers if layer != LOGITS]
+    found: dict[str, tuple[int, ...]] = {}
+    with undisturbed(classifier, grad=False):
+        if named:
+            with record(classifier.network, named, stop=True, reduce=lambda output: tuple(output.shape)) as kept:
+                classifier(blank(classifier, size))
+            found = {layer: kept[layer] for layer in named}
+        if LOGITS in layers:
+            found[LOGITS] = tuple(classifier(blank(classifier, size)).shape)
+    return found
+
+
+def check(classifier: Classifier, objective: Objective, size: tuple[int, int]) -> None:
+    """Refuse what cannot be meant: units that are not there, places outside of a map, a canvas too small."""
+    height, width = size
+    layers = list(dict.fromkeys(need.layer for need in objective.needs))
+    if min(size) < 1:
+        raise UsageError(f"a canvas of {height}x{width} has no pixels")
+    try:
+        found = shapes(classifier, layers, size) if layers else {}
+    except RuntimeError as error:
+        first = (str(error).splitlines() or ["no reason given"])[0]
+        raise UsageError(
+            f"{classifier.name} does not run on a canvas of {height}x{width} as far as {', '.join(layers)} ({first}): "
+            "give another size"
+        ) from error
+    for need in objective.needs:
+        _check_need(need, found[need.layer], classifier, size)
+
+
+def _check_need(need: Need, shape: tuple[int, ...], classifier: Classifier, size: tuple[int, int]) -> None:
+    layer, units = need.layer, numbered(need, classifier.classes)
+    if len(shape) not in (2, 4):
+        raise UsageError(f"layer {layer} gives {shape[1:]} a picture: neither maps nor numbers; name a layer inside it")
+    if units and max(units) >= shape[1]:
+        raise UsageError(f"unit {max(units)} is out of range: {layer} has {shape[1]} units, 0 to {shape[1] - 1}")
+    if need.width not in (None, shape[1]):
+        raise UsageError(f"the direction has {need.width} numbers, {layer} has {shape[1]} units")
+    if need.maps and len(shape) != 4:
+        raise UsageError(f"{layer} has no rows and columns: a layer with maps is needed")
+    if len(shape) != 4:
+        return
+    if need.position is not None and not all(0 <= at < side for at, side in zip(need.position, shape[2:], strict=True)):
+        row, col = need.position
+        raise UsageError(f"position {row},{col} is out of range: the maps of {layer} are {shape[2]}x{shape[3]}")
+    if max(shape[2:]) == 1:
+        full = whole_canvas(classifier)
+        usual = shapes(classifier, [layer], full)[layer] if size != full else shape
+        if max(usual[2:]) > 1 or need.maps:
+            larger = f": give a larger size, such as {full[0]}" if max(usual[2:]) > 1 else ""
+            raise UsageError(f"the maps of {layer} are one pixel on a canvas of {size[0]}x{size[1]}{larger}")
+
+
+def batch_of(classifier: Classifier, objective: Objective, shape: Shape, views: int, budget: float) -> int:
+    """How many pictures one batch holds within ``budget`` MiB, whole groups of them."""
+    if not 0 < budget < inf:
+        raise UsageError(f"the memory budget must be positive and finite, got {budget} MiB")
+    layers = [need.layer for need in objective.needs]
+    each = _kept_bytes(classifier, layers, shape) * SLACK * views * objective.group
+    fitting = int(budget * MIB // each)
+    if fitting < 1:
+        raise UsageError(
+            f"a memory budget of {budget:g} MiB does not hold one pattern of {shape[1]}x{shape[2]}, which takes "
+            f"{each / MIB:.0f} MiB: give more, or a smaller size"
+        )
+    most = max(1, AT_ONCE.get(classifier.device.type, 128) // (views * objective.group))
+    return min(fitting, most) * objective.group
+
+
+def _kept_bytes(classifier: Classifier, layers: Sequence[str], shape: Shape) -> float:
+    """What one picture leaves behind in a forward pass as far as the layers, the picture's own arithmetic included."""
+    own = 16 * shape[0] * shape[1] * shape[2] * 4
+    try:
+        taken = trace(classifier.network, blank(classifier, shape[1:]), through=classifier)
+    except RuntimeError:  # what comes after the layers does not take this size
+        full = whole_canvas(classifier)
+        share = shape[1] * shape[2] / (full[0] * full[1])
+        taken = trace(classifier.network, blank(classifier, full), through=classifier)
+        return taken.held_bytes * max(share, 1.0) + own
+    events = [event.value for layer in layers if (event := taken.event(layer)) is not None and event.value is not None]
+    if LOGITS in layers or not events:
+        return taken.held_bytes + own
+    leading = set().union(*(taken.leading_to(value) for value in events))
+    sizes = {v.memory: v.bytes for op in taken.ops for v in op.outputs if v.index in leading}
+    return sum(sizes.values()) + own
+
+
+def unrectified(classifier: Classifier, address: Address) -> Address:
+    """The layer whose values a ReLU cuts off to make those of ``address``; itself where that is no rectifier's output.
+
+    What a rectified unit wants least is anything that leaves it at zero: how far below it would go is in here.
+    """
+    taken = trace(classifier.network, blank(classifier, whole_canvas(classifier)), through=classifier)
+    event = taken.event(address.key)
+    if event is None or event.value is None or event.value.index not in taken.made_by:
+        return address
+    op = taken.ops[taken.made_by[event.value.index]]
+    if op.name not in ("relu", "clamp", "clamp_min", "hardtanh") or not op.inputs:
+        return address
+    source = next((e for e in taken.events if e.value is not None and e.value == op.inputs[0]), None)
+    if source is None:
+        return address
+    return replace(source.address, units=address.units, position=address.position)

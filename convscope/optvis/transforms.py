@@ -1,0 +1,180 @@
+"""Transforms: small changes that a picture must survive, fresh for every picture at every step.
+
+What moves the picture (pad, jitter, scale, rotate, box_crop) is put together into one map and sampled once; sizes are
+shares of the picture's. Seen a little differently each time, a picture cannot become one that works at one place only
+(Olah et al. 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import inf, radians
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from convscope.errors import UsageError
+from convscope.optvis.draws import Draws
+from convscope.types import Images
+
+Size: TypeAlias = tuple[int, int]
+Fill: TypeAlias = Literal["reflect", "grey"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is seen of pictures: ``matrix`` "b 3 3" takes places of the window into the picture, both in pixels from
+    the middle, as (col, row, 1). ``fill``: what lies outside of the picture.
+    """
+
+    picture: Size
+    size: Size
+    matrix: np.ndarray
+    fill: Fill = "reflect"
+
+    def moved(self, columns: np.ndarray | float, rows: np.ndarray | float) -> Window:
+        """Looking so many pixels further right and down."""
+        return self._then(_matrix(len(self.matrix), ((1, 0, columns), (0, 1, rows))))
+
+    def scaled(self, factor: np.ndarray | float) -> Window:
+        """What is seen, so many times as large."""
+        return self._then(_matrix(len(self.matrix), ((1 / factor, 0, 0), (0, 1 / factor, 0))))
+
+    def turned(self, angle: np.ndarray) -> Window:
+        """What is seen, turned by an angle in radians, clockwise."""
+        cos, sin = np.cos(angle), np.sin(angle)
+        return self._then(_matrix(len(self.matrix), ((cos, sin, 0), (-sin, cos, 0))))
+
+    def _then(self, matrix: np.ndarray) -> Window:
+        return replace(self, matrix=self.matrix @ matrix)
+
+    def sampled(self, images: Images) -> Images:
+        """The pictures through the window, bilinearly."""
+        (height, width), (rows, cols) = self.picture, self.size
+        to_pixels, to_share = np.diag([cols / 2, rows / 2, 1]), np.diag([2 / width, 2 / height, 1])
+        theta = torch.from_numpy((to_share @ self.matrix @ to_pixels)[:, :2]).to(images)
+        grid = F.affine_grid(theta, [len(images), images.shape[1], rows, cols], align_corners=False)
+        if self.fill == "reflect":
+            return F.grid_sample(images, grid, "bilinear", "reflection", align_corners=False)
+        return F.grid_sample(images - 0.5, grid, "bilinear", "zeros", align_corners=False) + 0.5
+
+
+def _matrix(count: int, rows: Sequence[Sequence[np.ndarray | float]]) -> np.ndarray:
+    found = np.zeros((count, 3, 3))
+    found[:, 2, 2] = 1
+    for i, row in enumerate(rows):
+        for j, value in enumerate(row):
+            found[:, i, j] = value
+    return found
+
+
+@dataclass(frozen=True)
+class Transform:
+    """One change: of what is seen (``move``) or of the pixels themselves (``paint``). Both are told which share of the
+    steps is over.
+    """
+
+    name: str
+    move: Callable[[Window, Draws, float], Window] | None = None
+    paint: Callable[[Images, Draws, float], Images] | None = None
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def transformed(images: Images, transforms: Sequence[Transform], draws: Draws, done: float = 0.0) -> Images:
+    """Pictures as the network is to see them. ``done``: the share of the steps that are over, in [0, 1]."""
+    window: Window | None = None
+    for transform in transforms:
+        if transform.move is not None:
+            window = transform.move(window or _whole(images), draws, done)
+        elif transform.paint is not None:
+            if window is not None:
+                images, window = window.sampled(images), None
+            images = transform.paint(images, draws, done)
+    return images if window is None else window.sampled(images)
+
+
+def _whole(images: Images) -> Window:
+    size = (images.shape[2], images.shape[3])
+    return Window(size, size, np.broadcast_to(np.eye(3), (len(images), 3, 3)))
+
+
+def pad(share: float, fill: Fill = "reflect") -> Transform:
+    """A border all round, so wide a share of the picture: its mirror image, or mid-grey."""
+    _within("pad", share, 0, 1)
+    if fill not in ("reflect", "grey"):
+        raise UsageError(f"pad: fill is {fill!r}, not reflect or grey")
+
+    def move(window: Window, draws: Draws, done: float) -> Window:
+        height, width = (side + 2 * round(side * share) for side in window.size)
+        return replace(window, size=(height, width), fill=fill)
+
+    return Transform(f"pad({share:g}, {fill})", move)
+
+
+def jitter(share: float) -> Transform:
+    """Moved by up to so large a share of the picture, each way and by whole pixels."""
+    _within("jitter", share, 0, 1)
+
+    def move(window: Window, draws: Draws, done: float) -> Window:
+        height, width = (np.floor(side * share) for side in window.picture)
+        cols, rows = (np.floor(draws.uniform(-most, most + 1)) for most in (width, height))
+        return window.moved(cols, rows)
+
+    return Transform(f"jitter({share:g})", move)
+
+
+def scale(least: float, most: float) -> Transform:
+    """Enlarged by a factor between the two about the middle; what is seen keeps its size."""
+    _within("scale", least, 0, inf, most)
+    if least <= 0:
+        raise UsageError(f"scale: a factor is positive, got {least:g}")
+    return Transform(
+        f"scale({least:g}, {most:g})", lambda window, draws, done: window.scaled(draws.uniform(least, most))
+    )
+
+
+def rotate(degrees: float) -> Transform:
+    """Turned about the middle by an angle of up to so many degrees, either way."""
+    _within("rotate", degrees, 0, 180)
+    most = radians(degrees)
+    return Transform(f"rotate({degrees:g})", lambda window, draws, done: window.turned(draws.uniform(-most, most)))
+
+
+def box_crop(first: float = 0.5, last: float = 0.05, spread: float = 0.15, size: Size | None = None) -> Transform:
+    """A box of the picture, enlarged to its size: the side goes from the share ``first`` to ``last`` over the steps,
+    give or take 5 %, and its middle is spread about the picture's (Fel et al. 2023).
+    """
+    _within("box_crop", last, 0.01, 1, first)
+    _within("box_crop", spread, 0, 1)
+
+    def move(window: Window, draws: Draws, done: float) -> Window:
+        height, width = window.picture
+        side = np.clip(first + (last - first) * done + 0.05 * draws.normal(), 0.05, 1)
+        cols, rows = (np.clip(spread * draws.normal(), -(1 - side) / 2, (1 - side) / 2) for _ in range(2))
+        rows_seen, cols_seen = size or window.size
+        seen = replace(window, size=(rows_seen, cols_seen)).moved(cols * width, rows * height)
+        return seen.scaled(cols_seen / (side * width))
+
+    return Transform(f"box_crop({first:g}, {last:g}, {spread:g})", move)
+
+
+def noise(std: float, last: float | None = None) -> Transform:
+    """Normal noise on every pixel, of a standard deviation that goes to ``last`` over the steps."""
+    _within("noise", std, 0, inf)
+    end = std if last is None else last
+
+    def paint(images: Images, draws: Draws, done: float) -> Images:
+        return images + draws.field(images.shape[1:]).to(images) * (std + (end - std) * done)
+
+    return Transform(f"noise({std:g})" if last is None else f"noise({std:g}, {last:g})", paint=paint)
+
+
+def _within(name: str, value: float, low: float, high: float, other: float | None = None) -> None:
+    values = (value,) if other is None else (value, other)
+    if not all(low <= one <= high and one < inf for one in values) or (other is not None and other < value):
+        raise UsageError(f"{name}({', '.join(f'{one:g}' for one in values)}) is outside of {low:g} to {high:g}")

@@ -1,0 +1,196 @@
+"""Patterns of whole layers: units to objectives, a batch at a time, and a verdict on each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from convscope.errors import UsageError, some
+from convscope.images.frame import canvas_of
+from convscope.instrument.address import Address
+from convscope.instrument.batches import parts
+from convscope.instrument.layers import resolve_one
+from convscope.instrument.record import record
+from convscope.instrument.state import undisturbed
+from convscope.models.classifier import Classifier
+from convscope.optvis import plan
+from convscope.optvis.asked import objective_of
+from convscope.optvis.draws import seed_of
+from convscope.optvis.objectives import LOGITS, Objective, Units, diversity
+from convscope.optvis.parameterizations import Shape
+from convscope.optvis.patterns import DEAD, STUCK, Patterns, joined
+from convscope.optvis.recipes import Recipe, recipe_of
+from convscope.optvis.render import Rendered, render
+from convscope.progress import track
+from convscope.types import Images, Scores
+
+BUDGET_MIB = 2048.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """Patterns to be made, settled and checked: pictures for ``own``, made by raising ``objective``, in batches."""
+
+    classifier: Classifier
+    own: Objective
+    objective: Objective
+    recipe: Recipe
+    shape: Shape
+    seed: int
+    batch: int
+    title: str
+    notes: tuple[str, ...] = ()
+    photos: Images | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return self.own.count
+
+    def batches(self, done: Collection[int] = ()) -> Iterator[tuple[list[int], Patterns]]:
+        """Batch by batch, with the numbers of its pictures, less those that are ``done``."""
+        group = self.objective.group
+        groups = [list(range(i, i + group)) for i in range(0, len(self), group)]
+        left = [row for rows in groups if not set(rows) <= set(done) for row in rows]
+        cut = [left[i : i + self.batch] for i in range(0, len(left), self.batch)]
+        for rows in track(cut, self.title, weigh=len) if len(cut) > 1 else cut:
+            yield rows, self.patterns(rows)
+
+    def patterns(self, rows: Sequence[int]) -> Patterns:
+        """The patterns of some rows, whole groups of them."""
+        seeds = [self._seed(row) for row in rows]
+        found = render(self.classifier, self.objective, self.recipe.how, self.shape, seeds, rows=rows, label="steps")
+        before, after = (self.own.score(seen) for seen in (found.first, found.last))
+        names = [self.own.name(row) for row in rows]
+        verdicts = _verdicts(found, before, after)
+        notes = [*self.notes]
+        for verdict, words in ((STUCK, "did not start"), (DEAD, "gave 0 at every step, as dead units do")):
+            if which := [name for name, one in zip(names, verdicts, strict=True) if one == verdict]:
+                notes.append(f"{some(which)} {words}")
+        return Patterns(
+            raw=found.images,
+            names=tuple(names),
+            recipe=self.recipe,
+            before=before,
+            after=after,
+            peaks=_peaks(self.own, found),
+            natural=self._natural(rows, after),
+            verdicts=verdicts,
+            settings=self.about(),
+            title=self.title,
+            notes=tuple(notes),
+        )
+
+    def about(self) -> dict[str, object]:
+        """What the pictures depend on, in plain types."""
+        how = self.recipe.how
+        return {
+            "model": self.classifier.name,
+            "recipe": self.recipe.name,
+            "steps": how.steps,
+            "size": list(self.shape[1:]),
+            "seed": self.seed,
+            "transforms": [str(transform) for transform in how.transforms],
+        }
+
+    def _seed(self, row: int) -> int:
+        """A picture's own: that of its unit and copy, in whatever company it is made."""
+        found = self.own.unit(row, self.classifier.classes)
+        copy = row % self.objective.group
+        if found is None:
+            return seed_of(self.seed, crc32(self.own.name(row).encode()), copy)
+        need, unit = found
+        return seed_of(self.seed, crc32(need.layer.encode()), unit, copy)
+
+    def _natural(self, rows: Sequence[int], like: Scores) -> Scores:
+        """The strongest answer of each picture's unit to the photos."""
+        found = torch.full_like(like, torch.nan)
+        units = [self.own.unit(row, self.classifier.classes) for row in rows]
+        if self.photos is None or None in units:
+            return found
+        strongest = _strongest(self.classifier, self.photos, units[0][0].layer)  # type: ignore[index]
+        return strongest[[unit for _, unit in units]].to(like)  # type: ignore[misc]
+
+
+def plan_patterns(
+    classifier: Classifier,
+    what: str | Objective,
+    *,
+    units: Units | None = None,
+    recipe: str | Recipe = "fourier",
+    size: int | tuple[int, int] | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    copies: int = 1,
+    negative: bool = False,
+    photos: Images | None = None,
+    budget: float = BUDGET_MIB,
+) -> Job:
+    """Settle what is to be made, and refuse what cannot be; see ``Scope.visualize``."""
+    made = recipe_of(recipe).with_steps(steps)
+    notes: list[str] = []
+    if isinstance(what, Objective):
+        if units is not None:
+            raise UsageError("an objective has its units already: give units= with a layer")
+        own = -what if negative else what
+    else:
+        own, notes = objective_of(classifier, what, units, negative)
+    layers = list(dict.fromkeys(need.layer for need in own.needs))
+    full = plan.canvas_for(classifier, layers) if size is None else canvas_of(size)
+    if copies < 1:
+        raise UsageError(f"diversity is the number of pictures of each unit, at least 1, got {copies}")
+    objective = own = own.repeated(copies)
+    if copies > 1:
+        maps = next((layer for layer in layers if layer != LOGITS), None) or str(_last_maps(classifier))
+        objective = own + own.strength * diversity(maps, copies)
+    plan.check(classifier, objective, full)
+    shape = (classifier.channels, *full)
+    batch = plan.batch_of(classifier, objective, shape, made.how.views, budget)
+    title = layers[0] if len(layers) == 1 and not isinstance(what, Objective) else own.name(0)
+    return Job(classifier, own, objective, made, shape, seed, batch, title, tuple(notes), photos)
+
+
+def visualize(job: Job) -> Patterns:
+    """All patterns of a job."""
+    return joined([patterns for _, patterns in job.batches()])
+
+
+def _last_maps(classifier: Classifier) -> Address:
+    image = plan.blank(classifier, plan.whole_canvas(classifier))
+    return resolve_one(classifier.network, "@last_conv", image, through=classifier)
+
+
+def _verdicts(found: Rendered, before: Scores, after: Scores) -> tuple[str, ...]:
+    silent = ~found.curve.ne(0).any(0) & (before == 0) & (after == 0)
+    stuck = ~found.moved | ~(found.after > found.before)
+    both = zip(silent.tolist(), stuck.tolist(), strict=True)
+    return tuple(DEAD if dead else STUCK if no else "" for dead, no in both)
+
+
+def _peaks(own: Objective, found: Rendered) -> Scores:
+    """The strongest answer of each picture's unit anywhere on it."""
+    units = [own.unit(row, found.last.classes) for row in found.last.rows]
+    if None in units:
+        return torch.full_like(found.after, torch.nan)
+    peaks = _maxima(found.last[units[0][0].layer])  # type: ignore[index]
+    return peaks[torch.arange(len(units)), [unit for _, unit in units]]  # type: ignore[misc]
+
+
+def _maxima(outputs: Tensor) -> Tensor:
+    return outputs.flatten(2).amax(2) if outputs.ndim > 2 else outputs.clone()
+
+
+def _strongest(classifier: Classifier, photos: Images, layer: str) -> Tensor:
+    """Each unit's strongest answer to photos."""
+    found = []
+    with undisturbed(classifier, grad=False):
+        for rows in parts(len(photos)):
+            if layer == LOGITS:
+                found.append(classifier(photos[rows]).amax(0))
+                continue
+            with record(classifier.network, [layer], stop=True, reduce=_maxima) as kept:
+                classifier(photos[rows])
+            found.append(kept[layer].amax(0))
+    return torch.stack(found).amax(0)
