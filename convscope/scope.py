@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError, UsageError
 from convscope.images.frame import Framing, canvas_of, to_image
+from convscope.images.given import Photos, Source, checked, joined, several
 from convscope.images.read import Photo, find_photos, read_photo
 from convscope.instrument.batches import AT_ONCE
 from convscope.instrument.layers import LayerRow, layer_table, resolve
@@ -24,62 +23,20 @@ from convscope.methods.explanation import Explanation, View
 from convscope.models.classes import Classes, as_classes
 from convscope.models.classifier import Classifier, PerChannel, probabilities, unwrapped
 from convscope.models.device import best_device
+from convscope.models.prediction import Entry, Prediction
 from convscope.models.registry import lasting_spec, load_classifier, parse
+from convscope.optvis import Objective, Patterns, Recipe, Units
+from convscope.optvis.dream import caricature, dream
+from convscope.optvis.recipes import of_photos, recipe_of
+from convscope.optvis.visualize import BUDGET_MIB, plan_patterns, visualize
 from convscope.progress import reporting_unless_listened
-from convscope.types import Images, Logits
+from convscope.types import Images
 
 if TYPE_CHECKING:
     from convscope.models.export import Checked as Exported
     from convscope.training.evaluate import Evaluation
 
-Source: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor | Photo
-Photos: TypeAlias = Source | Sequence[Source]
-
 TABLE_SIZE = (224, 224)  # for looking at the layers of a network that takes any size
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One class of a prediction."""
-
-    index: int
-    name: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class Prediction(Sequence[Any]):
-    """Probabilities of one or several photos, "b classes". Indexing gives one photo's."""
-
-    probabilities: Logits
-    classes: Classes
-    names: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.probabilities)
-
-    def __getitem__(self, row: Any) -> Prediction:
-        rows = range(len(self))[row]
-        kept = [rows] if isinstance(rows, int) else list(rows)
-        return Prediction(self.probabilities[kept], self.classes, tuple(self.names[i] for i in kept if self.names))
-
-    def top(self, count: int = 5) -> Any:
-        """The most probable classes, best first: a list of entries for one photo, a list of such lists for several."""
-        if count < 1:
-            raise UsageError(f"top needs at least 1, got {count}")
-        order = self.probabilities.sort(dim=1, descending=True, stable=True)
-        lists = [
-            [Entry(i, self.classes[i], p) for p, i in zip(values[:count], indices[:count], strict=True)]
-            for values, indices in zip(order.values.tolist(), order.indices.tolist(), strict=True)
-        ]
-        return lists[0] if len(lists) == 1 else lists
-
-    def __repr__(self) -> str:
-        lines = []
-        for i in range(len(self)):
-            best = ", ".join(f"{e.name.split(',')[0]} {e.probability:.3f}" for e in self[i].top(3))
-            lines.append((f"{self.names[i]}: " if self.names else "") + best)
-        return "\n".join(lines)
 
 
 class Scope:
@@ -191,6 +148,68 @@ class Scope:
             found = method.run(self.classifier, images[rows], wanted)
         return replace(found, views=tuple(views[i] for i in rows) if views else ())
 
+    def visualize(
+        self,
+        what: str | Objective,
+        units: Units | None = None,
+        *,
+        recipe: str | Recipe = "fourier",
+        size: int | tuple[int, int] | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        diversity: int = 1,
+        negative: bool = False,
+        photos: Photos | None = None,
+        budget: float = BUDGET_MIB,
+    ) -> Patterns:
+        """What units want to see: pictures by gradient ascent (Olah et al. 2017), one a unit, many at once.
+
+        ``what``: a layer, units of it as ``features.10:0-63`` or in ``units``, a neuron ``layer3:12@7,4``, classes as
+        ``@logits:tench,goldfish``, or an objective of ``convscope.optvis``. ``recipe``: fourier, maco or classic.
+        ``size``: the canvas; by default the layer's receptive field and a margin, for classes the network's input.
+        ``diversity``: so many pictures of each unit, as unlike as can be. ``negative``: what it wants least.
+        ``photos``: compare with their strongest, and take the spectrum of MACO from them. ``budget``: MiB of memory.
+        """
+        recipe, seen = recipe_of(recipe), None
+        with _shown(self.progress):
+            if photos is not None:
+                seen, views = self.images(photos)
+                recipe = of_photos(recipe, [view.photo.image for view in views], self.classifier.channels)
+            job = plan_patterns(
+                self.classifier,
+                what,
+                units=units,
+                recipe=recipe,
+                size=size,
+                steps=steps,
+                seed=seed,
+                copies=diversity,
+                negative=negative,
+                photos=seen,
+                budget=budget,
+            )
+            return visualize(job)
+
+    def dream(
+        self, photo: Source, what: str | Objective = "@stage:-2", *, steps: int | None = None, seed: int = 0
+    ) -> Patterns:
+        """A deep dream (Mordvintsev et al. 2015): the photo, changed towards what excites a layer, or a unit of it."""
+        images, views = self.images(photo)
+        if len(images) != 1:
+            raise UsageError(f"a dream is of one photo, got {len(images)}")
+        name = views[0].photo.name if views else "photo"
+        with _shown(self.progress):
+            return dream(self.classifier, images, what, name=name, steps=steps, seed=seed)
+
+    def caricature(
+        self, photos: Photos, layer: str = "@stage:-2", *, steps: int | None = None, seed: int = 0
+    ) -> Patterns:
+        """What a layer sees in photos, amplified (Olah et al. 2018): pictures made anew from its activations alone."""
+        images, views = self.images(photos)
+        names = tuple(view.photo.name for view in views) or tuple(f"image {i}" for i in range(len(images)))
+        with _shown(self.progress):
+            return caricature(self.classifier, images, layer, names=names, steps=steps, seed=seed)
+
     def activations(self, photos: Photos, layer: str = "@last_conv") -> Explanation:
         """Feature maps of a layer, or of units of it: ``raw`` is "b k fh fw"."""
         return self.explain(photos, "activations", layer=layer)
@@ -236,7 +255,7 @@ class Scope:
 
         file = Path(file)
         spec, options = self._origin or (None, {})
-        photos = (photo.image for photo in self._read(_several(check)))
+        photos = (photo.image for photo in self._read(several(check)))
         format = file.suffix.lower().removeprefix(".")
         return export(self.classifier, file, format, spec=spec, options=options, check_images=photos)
 
@@ -259,11 +278,11 @@ class Scope:
     def images(self, photos: Photos) -> tuple[Images, tuple[View, ...]]:
         """The canvases of photos, and the photos they came from. A tensor is taken as it is, without a view."""
         if isinstance(photos, Tensor):
-            return _checked(photos, self.classifier.channels).to(self.classifier.device), ()
-        photos = _several(photos)
+            return checked(photos, self.classifier.channels).to(self.classifier.device), ()
+        photos = several(photos)
         if photos and all(isinstance(photo, Tensor) for photo in photos):
-            parts = [_checked(photo, self.classifier.channels) for photo in photos if isinstance(photo, Tensor)]
-            return _joined(parts, [f"tensor {i}" for i in range(len(parts))]).to(self.classifier.device), ()
+            parts = [checked(photo, self.classifier.channels) for photo in photos if isinstance(photo, Tensor)]
+            return joined(parts, [f"tensor {i}" for i in range(len(parts))]).to(self.classifier.device), ()
         canvases, views = [], []
         for photo in self._read(photos):
             pixels, placement = self.classifier.framing.apply(photo.image, self.classifier.channels)
@@ -271,7 +290,7 @@ class Scope:
             views.append(View(photo, placement))
         if not canvases:
             raise UsageError("no photos were given")
-        return _joined(canvases, [view.photo.name for view in views]).to(self.classifier.device), tuple(views)
+        return joined(canvases, [view.photo.name for view in views]).to(self.classifier.device), tuple(views)
 
     def _read(self, photos: Sequence[Source]) -> Iterator[Photo]:
         for number, photo in enumerate(photos, start=1):
@@ -279,7 +298,7 @@ class Scope:
                 for path in find_photos([photo]):
                     yield read_photo(path, background=self.background)
             elif isinstance(photo, Tensor):
-                pixels = _checked(photo, self.classifier.channels)
+                pixels = checked(photo, self.classifier.channels)
                 yield from (Photo(to_image(p), f"tensor {number}", None) for p in pixels)
             else:
                 name = None if isinstance(photo, Photo) else f"photo {number}"
@@ -333,47 +352,11 @@ def load(
     return found
 
 
-def _several(photos: Photos | None) -> list[Source]:
-    if photos is None:
-        return []
-    if isinstance(photos, (str, Path, Image.Image, np.ndarray, Photo)):
-        return [photos]
-    if not isinstance(photos, Iterable):
-        raise UsageError(f"photos are paths, PIL images, arrays or tensors, not {type(photos).__name__}")
-    return list(photos)
-
-
 def _covered(canvas: tuple[int, int], crop: float) -> int:
     """The side that a photo's shorter one is brought to, of which the canvas is the share ``crop``."""
     if not 0 < crop <= 1:
         raise UsageError(f"crop is the share of the photo that is kept, above 0 and at most 1: got {crop}")
     return int(min(canvas) / crop)
-
-
-def _checked(images: Tensor, channels: int) -> Images:
-    if images.ndim == 3:
-        images = images[None]
-    if images.ndim != 4 or images.shape[1] != channels or images.numel() == 0:
-        raise UsageError(f'a tensor of images is "b {channels} h w" for this model, got {tuple(images.shape)}')
-    if not images.is_floating_point():
-        raise UsageError(f"a tensor of images holds floats in [0, 1], got {images.dtype}; divide by 255 first")
-    if not bool(images.isfinite().all()):
-        raise ConvscopeError("the images hold NaN or infinity")
-    low, high = float(images.min()), float(images.max())
-    if low < -1e-3 or high > 1 + 1e-3:
-        raise UsageError(
-            f"a tensor of images holds pixels in [0, 1], got {low:.3g} to {high:.3g}: pass them before normalisation, "
-            "which the classifier does itself"
-        )
-    return images.detach()
-
-
-def _joined(canvases: list[Tensor], names: list[str]) -> Images:
-    sizes = {tuple(canvas.shape[-2:]): name for canvas, name in zip(canvases, names, strict=True)}
-    if len(sizes) > 1:
-        some = ", ".join(f"{name} {h}x{w}" for (h, w), name in list(sizes.items())[:3])
-        raise UsageError(f"photos of different sizes ({some}) cannot be one batch: give the model a size")
-    return torch.cat(canvases)
 
 
 def _shown(progress: bool) -> Any:

@@ -4,6 +4,7 @@ parameterisations, transforms, and render, which sees nothing but the three.
 
 from convscope.optvis.objectives import (
     Objective,
+    Units,
     channel,
     cosine,
     direction,
@@ -17,7 +18,7 @@ from convscope.optvis.objectives import (
 from convscope.optvis.parameterizations import Fourier, Maco, Pixel
 from convscope.optvis.patterns import Patterns
 from convscope.optvis.recipes import RECIPES, Recipe
-from convscope.optvis.render import How, render
+from convscope.optvis.render import How
 from convscope.optvis.transforms import box_crop, jitter, noise, pad, rotate, scale
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Patterns",
     "Pixel",
     "Recipe",
+    "Units",
     "box_crop",
     "channel",
     "cosine",
@@ -41,7 +43,6 @@ __all__ = [
     "neuron",
     "noise",
     "pad",
-    "render",
     "rotate",
     "scale",
     "total_variation",

@@ -15,7 +15,9 @@ from convscope.errors import UsageError
 from convscope.images.lettering import Line
 from convscope.images.sheet import contact_sheet, save_each
 from convscope.images.show import figure_of, png_of
+from convscope.models.classifier import Classifier
 from convscope.optvis.recipes import Recipe
+from convscope.optvis.render import Rendered
 from convscope.types import Images, Scores
 
 STUCK, DEAD = "did not start", "dead"
@@ -132,6 +134,17 @@ class Patterns:
     def __repr__(self) -> str:
         stuck = sum(map(bool, self.verdicts))
         return f"<Patterns {self.heading}: {len(self)}" + (f", {stuck} did not start>" if stuck else ">")
+
+
+def plain(
+    classifier: Classifier, found: Rendered, names: tuple[str, ...], recipe: Recipe, title: str, seed: int
+) -> Patterns:
+    """Pictures that are not of one unit each."""
+    unknown = torch.full_like(found.after, torch.nan)
+    verdicts = tuple("" if risen else STUCK for risen in (found.after > found.before).tolist())
+    settings = {"model": classifier.name, "recipe": recipe.name, "steps": recipe.how.steps, "seed": seed}
+    settings["size"] = list(found.images.shape[2:])
+    return Patterns(found.images, names, recipe, found.before, found.after, unknown, unknown, verdicts, settings, title)
 
 
 TENSORS = ("raw", "before", "after", "peaks", "natural")

@@ -32,13 +32,15 @@ def whole_canvas(classifier: Classifier) -> tuple[int, int]:
     return classifier.framing.size or (ANY, ANY)
 
 
-def canvas_for(classifier: Classifier, layers: Sequence[str]) -> tuple[int, int]:
+def canvas_for(classifier: Classifier, needs: Sequence[Need]) -> tuple[int, int]:
     """The canvas for units of layers: their receptive field and a margin, a whole number of the layer's steps.
 
-    The logits take the network's own input, and so does a layer behind a part that takes that size alone.
+    The logits take the network's own input, and so do a place on a layer's map, which is meant on that, and a layer
+    behind a part that takes that size alone.
     """
     full = whole_canvas(classifier)
-    if LOGITS in layers or not layers:
+    layers = [need.layer for need in needs]
+    if LOGITS in layers or not layers or any(need.position is not None for need in needs):
         return full
     taken = trace(classifier.network, blank(classifier, full), through=classifier)
     sides = [_side(taken, event) for layer in layers if (event := taken.event(layer)) is not None]

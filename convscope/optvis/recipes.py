@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from convscope.errors import UsageError, unknown
 from convscope.images.frame import to_image
+from convscope.optvis import spectrum
 from convscope.optvis.parameterizations import Fourier, Maco, Pixel
 from convscope.optvis.render import Ascent, How
 from convscope.optvis.transforms import box_crop, jitter, noise, pad, rotate, scale
@@ -48,6 +49,14 @@ def recipe_of(recipe: str | Recipe) -> Recipe:
     if recipe not in RECIPES:
         raise unknown("recipe", recipe, RECIPES)
     return RECIPES[recipe]
+
+
+def of_photos(recipe: Recipe, photos: Sequence[Image.Image], channels: int) -> Recipe:
+    """The recipe with what it takes from natural photos taken from these; most take nothing."""
+    if not photos or not isinstance(recipe.how.parameterization, Maco):
+        return recipe
+    maco = Maco(spectrum.of_photos(photos, channels))
+    return replace(recipe, how=replace(recipe.how, parameterization=maco))
 
 
 def contrast(image: Tensor) -> Image.Image:

@@ -138,7 +138,7 @@ def plan_patterns(
     else:
         own, notes = objective_of(classifier, what, units, negative)
     layers = list(dict.fromkeys(need.layer for need in own.needs))
-    full = plan.canvas_for(classifier, layers) if size is None else canvas_of(size)
+    full = plan.canvas_for(classifier, own.needs) if size is None else canvas_of(size)
     if copies < 1:
         raise UsageError(f"diversity is the number of pictures of each unit, at least 1, got {copies}")
     objective = own = own.repeated(copies)
