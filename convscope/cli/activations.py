@@ -45,8 +45,9 @@ def activations(
     """Feature maps of layers: one sheet a layer with dead maps marked, and all its maps merged into one."""
     wanted = parsed_channels(channels)
     from convscope.cli.files import files_in, only, remark_left_over, staged
-    from convscope.cli.findings import select, slug
+    from convscope.cli.findings import select
     from convscope.cli.photos import Batch, explained_size
+    from convscope.images.slug import slug
     from convscope.progress import ConsoleProgress, reporting, track
 
     scope = chosen.open(background=background)

@@ -24,6 +24,7 @@ from convscope.cli import (
     models,
     predict,
     train,
+    visualize,
 )
 from convscope.cli.options import grouped
 from convscope.cli.output import say
@@ -91,6 +92,7 @@ for command in (
     train.train,
     evaluate.evaluate,
     explain.explain,
+    visualize.visualize,
     predict.predict,
     export.export,
     layers.layers,

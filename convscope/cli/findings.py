@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from PIL import Image
 from convscope.cli.photos import Failure
 from convscope.errors import Cancelled, ConvscopeError, Inapplicable, UsageError
 from convscope.images.read import Photo
+from convscope.images.slug import slug
 from convscope.methods.explanation import Explanation
 from convscope.report import Figure, PhotoPage, Sheet, Trouble
 from convscope.scope import Scope
@@ -143,9 +142,3 @@ def strongest(found: Explanation, count: int) -> Explanation:
 def select(found: Explanation, places: Sequence[int]) -> Explanation:
     """Some of the maps of a layer, by their place among those there are."""
     return replace(found, raw=found.raw[:, list(places)], units=tuple(found.units[place] for place in places))
-
-
-def slug(text: str) -> str:
-    """A name that every file system takes, as near to the text as that allows."""
-    text = unicodedata.normalize("NFC", text).casefold()
-    return re.sub(r"[^\w.,@]+", "-", text).strip("-.")[:60] or "unnamed"

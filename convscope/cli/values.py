@@ -40,13 +40,13 @@ def numbers(option: str, text: str | None) -> list[float] | None:
         raise UsageError(f"{option} {text!r} is not numbers with commas between them, such as .5,.5,.5") from None
 
 
-def canvas(text: str | None) -> int | tuple[int, int] | None:
+def canvas(text: str | None, option: str = "--size") -> int | tuple[int, int] | None:
     """``224``, or height and width as ``96x128``."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
     if match is None or "0" in match.groups():
-        raise UsageError(f"--size {text!r} is neither a side such as 224 nor height and width such as 96x128")
+        raise UsageError(f"{option} {text!r} is neither a side such as 224 nor height and width such as 96x128")
     return int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
 
 

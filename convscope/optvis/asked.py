@@ -7,10 +7,26 @@ from dataclasses import replace
 
 from convscope.errors import UsageError
 from convscope.instrument.address import Address
-from convscope.instrument.layers import resolve_one
+from convscope.instrument.layers import resolve, resolve_one
+from convscope.instrument.trace import trace
 from convscope.models.classifier import Classifier
 from convscope.optvis import plan
 from convscope.optvis.objectives import LOGITS, Objective, Units, channel, logit, neuron
+
+
+def layers_of(classifier: Classifier, pattern: str) -> list[str]:
+    """The layers that an address, glob or alias means; of those that give the same maps the one that made them, or what is built around it."""
+    image = plan.blank(classifier, plan.whole_canvas(classifier))
+    found = resolve(classifier.network, pattern, image, through=classifier)
+    taken = trace(classifier.network, image, through=classifier)
+    same: dict[object, Address] = {}
+    for address in found:
+        event = taken.event(address.key)
+        value = address.key if event is None or event.value is None else event.value
+        before = same.get(value)
+        if before is None or f"{before.path}.".startswith(f"{address.path}."):
+            same[value] = address
+    return [str(address) for address in same.values()]
 
 
 def objective_of(classifier: Classifier, what: str, units: Units | None, negative: bool) -> tuple[Objective, list[str]]:

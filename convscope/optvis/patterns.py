@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from convscope.errors import UsageError
 from convscope.images.lettering import Line
@@ -65,27 +66,14 @@ class Patterns:
         grey = torch.cat(list(image), 1)[None]
         return self.recipe.show(grey)
 
-    def label(self, row: int) -> list[Line]:
-        """What is written under a picture: its unit, and what it says before and after."""
-        name = self.names[row].removeprefix(f"{self.title}:")
-        lines = [Line(name), Line(f"{float(self.before[row]):.3g} to {float(self.after[row]):.3g}")]
-        if not bool(self.natural[row].isnan()):
-            lines.append(Line(f"peak {float(self.peaks[row]):.3g}, photos {float(self.natural[row]):.3g}"))
-        return lines
-
     def sheet(self, *, columns: int | None = None, tile: int | None = None) -> Image.Image:
         """All of them on one sheet, with what they say; those that did not start are crossed out."""
-        marks = {row: verdict for row, verdict in enumerate(self.verdicts) if verdict}
         pictures = [self.picture(row) for row in range(len(self))]
-        labels = [self.label(row) for row in range(len(self))]
-        side = tile or max(128, *self.raw.shape[-2:])
-        columns = columns or min(8, len(self))
-        return contact_sheet(pictures, labels, columns=columns, tile=side, title=self.heading, marks=marks)
+        return pattern_sheet(pictures, self.rows(), self.heading, prefix=self.title, columns=columns, tile=tile)
 
     @property
     def heading(self) -> str:
-        height, width = self.raw.shape[-2:]
-        return f"{self.title}: {self.recipe.name}, {self.recipe.how.steps} steps, {height}x{width}"
+        return heading(self.title, self.recipe, self.raw.shape[2:])
 
     def save(self, path: str | Path) -> Path:
         """Write it: .safetensors keeps the pixels, .png, .jpg or .webp the sheet."""
@@ -124,8 +112,8 @@ class Patterns:
                 "name": self.names[row],
                 "before": float(self.before[row]),
                 "after": float(self.after[row]),
-                "peak": float(self.peaks[row]),
-                "natural": None if bool(self.natural[row].isnan()) else float(self.natural[row]),
+                "peak": _known(self.peaks[row]),
+                "natural": _known(self.natural[row]),
                 "verdict": self.verdicts[row],
             }
             for row in range(len(self))
@@ -148,6 +136,40 @@ def plain(
 
 
 TENSORS = ("raw", "before", "after", "peaks", "natural")
+
+
+def heading(title: str, recipe: Recipe, size: Sequence[int]) -> str:
+    """One line for a sheet: what the patterns are of, and how they were made."""
+    return f"{title}: {recipe.name}, {recipe.how.steps} steps, {size[0]}x{size[1]}"
+
+
+def _known(value: Tensor) -> float | None:
+    return None if bool(value.isnan()) else float(value)
+
+
+def pattern_sheet(
+    pictures: Sequence[Image.Image],
+    rows: Sequence[Mapping[str, Any]],
+    heading: str,
+    *,
+    prefix: str = "",
+    columns: int | None = None,
+    tile: int | None = None,
+) -> Image.Image:
+    """Patterns on one sheet. ``rows``: what ``Patterns.rows`` gives; ``prefix``: what all their names begin with."""
+    marks = {i: row["verdict"] for i, row in enumerate(rows) if row["verdict"]}
+    labels = [_label(row, prefix) for row in rows]
+    side = tile or max(128, max(max(picture.size) for picture in pictures))
+    columns = columns or min(16 if len(rows) > 64 else 8, len(rows))
+    return contact_sheet(pictures, labels, columns=columns, tile=side, title=heading, marks=marks)
+
+
+def _label(row: Mapping[str, Any], prefix: str) -> list[Line]:
+    """What is written under a picture: its unit, what that says before and after, and to the best photo."""
+    lines = [Line(row["name"].removeprefix(f"{prefix}:")), Line(f"{row['before']:.3g} to {row['after']:.3g}")]
+    if row["natural"] is not None:
+        lines.append(Line(f"peak {row['peak']:.3g}, photos {row['natural']:.3g}"))
+    return lines
 
 
 def joined(parts: Sequence[Patterns]) -> Patterns:

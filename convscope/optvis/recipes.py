@@ -90,6 +90,6 @@ MACO = enter(
     Recipe(
         "maco",
         "phases alone under the spectrum of natural photos, seen through crops and noise (Fel et al. 2023)",
-        How(Maco(), partial(torch.optim.NAdam, lr=1.0), 256, (box_crop(), noise(0.08)), views=4),
+        How(Maco(), partial(torch.optim.NAdam, lr=0.3), 256, (box_crop(), noise(0.05)), views=4),
     )
 )

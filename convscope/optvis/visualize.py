@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
+from convscope.data.cache import key_of
 from convscope.errors import UsageError, some
 from convscope.images.frame import canvas_of
 from convscope.instrument.address import Address
@@ -16,13 +18,14 @@ from convscope.instrument.batches import parts
 from convscope.instrument.layers import resolve_one
 from convscope.instrument.record import record
 from convscope.instrument.state import undisturbed
+from convscope.instrument.weights import raw_bytes, weights_key
 from convscope.models.classifier import Classifier
 from convscope.optvis import plan
 from convscope.optvis.asked import objective_of
 from convscope.optvis.draws import seed_of
 from convscope.optvis.objectives import LOGITS, Objective, Units, diversity
 from convscope.optvis.parameterizations import Shape
-from convscope.optvis.patterns import DEAD, STUCK, Patterns, joined
+from convscope.optvis.patterns import DEAD, STUCK, Patterns, heading, joined
 from convscope.optvis.recipes import Recipe, recipe_of
 from convscope.optvis.render import Rendered, render
 from convscope.progress import track
@@ -82,6 +85,30 @@ class Job:
             title=self.title,
             notes=tuple(notes),
         )
+
+    def key(self, row: int) -> str:
+        """What a picture depends on: any change of it is another key."""
+        return key_of(self._made_of, self.own.name(row), row % self.objective.group)
+
+    @cached_property
+    def _made_of(self) -> str:
+        classifier, how = self.classifier, self.recipe.how
+        magnitudes = getattr(how.parameterization, "magnitudes", None)
+        photos = None if self.photos is None else raw_bytes(self.photos)
+        return key_of(
+            weights_key(classifier.network),
+            str(classifier.network),
+            (classifier.mean, classifier.std, str(classifier.dtype)),
+            (self.shape, self.seed, self.objective.group),
+            (self.recipe.name, how.steps, how.views, str(how.transforms), str(how.optimizer)),
+            type(how.parameterization).__name__ if magnitudes is not None else repr(how.parameterization),
+            None if magnitudes is None else raw_bytes(magnitudes),
+            photos,
+        )
+
+    @property
+    def heading(self) -> str:
+        return heading(self.title, self.recipe, self.shape[1:])
 
     def about(self) -> dict[str, object]:
         """What the pictures depend on, in plain types."""

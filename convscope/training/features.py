@@ -23,6 +23,7 @@ from convscope.data.listing import Refused
 from convscope.data.loading import Batch, Loader, Photos, cut, pixels_of, workers_for
 from convscope.errors import UsageError
 from convscope.instrument.state import undisturbed
+from convscope.instrument.weights import raw_bytes, weights_key
 from convscope.models.classifier import Classifier
 from convscope.progress import track
 from convscope.training.chance import seed_dropout
@@ -239,16 +240,9 @@ def base_key(cut_at: Cut, photos: Photos, probed: Tensor) -> str:
     ``probed``: the features of images of noise, in which a change of the base's code shows.
     """
     classifier = cut_at.classifier
-    inside = {id(t) for t in (*cut_at.tail.parameters(), *cut_at.tail.buffers())}
-    state = {name: t for name, t in classifier.network.state_dict(keep_vars=True).items() if id(t) not in inside}
-    weights = [(name, tuple(t.shape), str(t.dtype), _bytes(t)) for name, t in state.items()]
-    digest = key_of(*(part for entry in weights for part in entry))
+    digest = weights_key(classifier.network, without=[*cut_at.tail.parameters(), *cut_at.tail.buffers()])
     look = (photos.framing, photos.channels, photos.background, classifier.mean, classifier.std)
-    return key_of(digest, _bytes(probed), str(classifier.network), cut_at.path, look)
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return key_of(digest, raw_bytes(probed), str(classifier.network), cut_at.path, look)
 
 
 def _recall(place: Path, hashes: np.ndarray, values: Tensor) -> np.ndarray:

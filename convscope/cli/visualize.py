@@ -1,0 +1,199 @@
+"""``convscope visualize``: what units want to see, as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from convscope.cli.options import Background, Json, ModelChoice
+from convscope.cli.output import counted, emit, note, say
+from convscope.cli.values import canvas, device_named, listed_layers
+from convscope.errors import UsageError, some
+
+if TYPE_CHECKING:
+    from convscope.optvis.visualize import Job
+    from convscope.scope import Scope
+
+LOGITS = "@logits"
+
+
+def visualize(
+    chosen: ModelChoice,
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="LAYER[:UNITS],...",
+            help="Layers, globs, units as features.10:0-63, a neuron layer3:12@7,4, or classes as @logits:tench,tabby.",
+            show_default=False,
+        ),
+    ],
+    recipe: Annotated[str, typer.Option(metavar="NAME", help="fourier, maco or classic.")] = "fourier",
+    canvas_size: Annotated[
+        str | None,
+        typer.Option(
+            "--canvas",
+            metavar="N|HxW",
+            help="Pixels of a pattern; by default the layer's receptive field and a margin, for classes the input.",
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps of ascent.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="What the noise is drawn from that patterns begin as.")] = 0,
+    diversity: Annotated[int, typer.Option(metavar="N", min=1, help="Patterns of each unit, as unlike as can be.")] = 1,
+    negative: Annotated[bool, typer.Option("--negative", help="What units want least.")] = False,
+    photos: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PHOTOS",
+            help="Compare with the strongest answers to these photos, and take the spectrum of maco from them; may be "
+            "repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    evolve: Annotated[
+        str | None,
+        typer.Option(metavar="run:DIR", help="Also the same units of a run's checkpoints.", show_default=False),
+    ] = None,
+    dream: Annotated[
+        Path | None, typer.Option(metavar="PHOTO", help="Instead: the photo, changed towards what excites the layer.")
+    ] = None,
+    caricature: Annotated[
+        Path | None, typer.Option(metavar="PHOTO", help="Instead: what the layer sees in the photo, amplified.")
+    ] = None,
+    budget: Annotated[float, typer.Option(metavar="MIB", help="Memory that a batch of patterns may take.")] = 2048.0,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the pictures go.")] = Path("patterns"),
+    background: Background = None,
+    json: Json = False,
+) -> None:
+    """What units want to see: pictures by gradient ascent, many at once. Run again, it goes on where it stopped."""
+    from convscope.progress import ConsoleProgress, reporting
+
+    if dream is not None and caricature is not None:
+        raise UsageError("--dream and --caricature each make a picture of their own: ask for one at a time")
+    size = canvas(canvas_size, "--canvas")
+    scope = chosen.open(background=background)
+    with reporting(ConsoleProgress()):
+        if dream is not None or caricature is not None:
+            _of_photo(scope, what, dream, caricature, {"steps": steps, "seed": seed}, out, json)
+            return
+        stages = {"": scope} | (_checkpoints(evolve, chosen) if evolve is not None else {})
+        options: dict[str, Any] = {"recipe": recipe, "size": size, "steps": steps, "seed": seed, "copies": diversity}
+        options |= {"negative": negative, "budget": budget}
+        jobs = {stage: _jobs(one, what, photos, options) for stage, one in stages.items()}  # all, before the long work
+        told = {stage: _made(found, out / stage) for stage, found in jobs.items()}
+        compared = _compared(jobs, out, chosen.model) if evolve is not None else []
+    if json:
+        emit({"model": chosen.model, "out": out, "layers": told[""], "evolution": compared})
+        return
+    for line in told[""]:
+        say(f"{line['sheet']}: {counted(len(line['patterns']), 'pattern')} of {line['layer']}")
+    for file in compared:
+        say(f"{file}: the same units of {evolve}")
+
+
+def _jobs(scope: Scope, what: str, photos: list[str] | None, options: dict[str, Any]) -> list[Job]:
+    """A job a layer, all of them checked."""
+    from convscope.optvis.recipes import of_photos, recipe_of
+    from convscope.optvis.visualize import plan_patterns
+
+    made, seen = recipe_of(options["recipe"]), None
+    if photos is not None:
+        seen, views = scope.images(photos)
+        made = of_photos(made, [view.photo.image for view in views], scope.classifier.channels)
+    wanted = [what] if what.startswith(LOGITS) else _layers(scope, what)
+    return [plan_patterns(scope.classifier, one, **{**options, "recipe": made, "photos": seen}) for one in wanted]
+
+
+def _layers(scope: Scope, what: str) -> list[str]:
+    from convscope.cli.photos import explained_size
+    from convscope.optvis.asked import layers_of
+
+    with explained_size(scope):
+        found = [layer for part in listed_layers(what) for layer in layers_of(scope.classifier, part)]
+    return list(dict.fromkeys(found))
+
+
+def _made(jobs: Sequence[Job], out: Path) -> list[dict[str, Any]]:
+    """The patterns of jobs, written as they come; what is there already is not made again."""
+    from convscope.optvis.folder import PatternFolder
+    from convscope.progress import track
+
+    folder = PatternFolder(out)
+    told = []
+    for job in track(jobs, "layers") if len(jobs) > 1 else jobs:
+        done = folder.done(job)
+        if done:
+            note(f"{job.title}: {len(done):,} of {counted(len(job), 'pattern')} are there already")
+        for remark in job.notes:
+            note(remark)
+        for rows, patterns in job.batches(done):
+            folder.keep(job, rows, patterns)
+        sheet, lines = folder.write_sheet(job), folder.rows(job)
+        for verdict in dict.fromkeys(line["verdict"] for line in lines if line["verdict"]):
+            note(f"{verdict}: {some([line['name'] for line in lines if line['verdict'] == verdict])}")
+        told.append({"layer": job.title, "sheet": sheet, "patterns": lines, **job.about(), "notes": list(job.notes)})
+    return told
+
+
+def _checkpoints(run: str, chosen: ModelChoice) -> dict[str, Scope]:
+    """The networks that a run keeps, by their epochs."""
+    from convscope.scope import load
+    from convscope.training.folder import BEST, LAST, RunFolder, fill
+
+    path = Path(run.removeprefix("run:"))
+    found: dict[str, Scope] = {}
+    for name in (BEST, LAST):
+        scope = load(f"run:{path}", device=device_named(chosen.device))
+        checkpoint = RunFolder(path).load(name)
+        if checkpoint is not None:
+            fill(scope.classifier.network, checkpoint.network)
+            found.setdefault(f"epoch-{checkpoint.state['epoch']:03d}", scope)
+    if not found:
+        raise UsageError(f"--evolve {run}: the run has no checkpoint yet")
+    return found
+
+
+def _compared(jobs: dict[str, list[Job]], out: Path, model: str) -> list[Path]:
+    """A sheet a layer: a row a unit, before and at each checkpoint."""
+    from convscope.cli.files import placed
+    from convscope.images.sheet import contact_sheet
+    from convscope.images.slug import slug
+    from convscope.optvis.folder import PatternFolder
+
+    files = []
+    for i, job in enumerate(jobs[""]):
+        tiles, labels = [], []
+        for row in range(len(job)):
+            for stage, found in jobs.items():
+                line = PatternFolder(out / stage).rows(found[i])[row]
+                tiles.append(PatternFolder(out / stage).picture(line["file"]))
+                labels.append(f"{line['name']} {stage or 'before'}: {line['after']:.3g}")
+        file = out / f"evolution-{slug(job.title)}.png"
+        with placed(file) as draft:
+            title = f"{job.title}: {model}, then the run"
+            contact_sheet(tiles, labels, columns=len(jobs), tile=160, title=title).save(draft)
+        files.append(file)
+    return files
+
+
+def _of_photo(
+    scope: Scope, what: str, dream: Path | None, caricature: Path | None, options: dict[str, Any], out: Path, json: bool
+) -> None:
+    """A dream or a caricature, as one picture."""
+    from convscope.cli.files import staged
+    from convscope.images.slug import slug
+
+    photo = dream or caricature
+    assert photo is not None
+    with staged(out) as draft:
+        kind = "dream" if dream is not None else "caricature"
+        found = scope.dream(photo, what, **options) if dream is not None else scope.caricature(photo, what, **options)
+        name = f"{kind}-{slug(photo.stem)}-{slug(what)}.png"
+        found.picture().save(draft / name)
+    if json:
+        emit({"file": out / name, **found.about()})
+    else:
+        say(f"{out / name}: {found.title}, score {float(found.before[0]):.3g} to {float(found.after[0]):.3g}")

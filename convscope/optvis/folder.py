@@ -1,0 +1,118 @@
+"""Patterns in a folder: a PNG each, a line each in ``patterns.jsonl``, a sheet a layer. It can be gone on with.
+
+patterns.jsonl            one line a pattern: layer, name, file, key, before, after, peak, natural, verdict
+features.10/0012.png      each pattern alone
+features.10.png           all of a layer
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from convscope.data.cache import replacing
+from convscope.errors import ConvscopeError
+from convscope.images.slug import slug
+from convscope.optvis.objectives import LOGITS
+from convscope.optvis.patterns import Patterns, pattern_sheet
+from convscope.optvis.visualize import Job
+
+LINES = "patterns.jsonl"
+
+
+class PatternFolder:
+    """A folder of patterns. What is written is whole: a picture takes its place before its line is added."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._writing():
+            path.mkdir(parents=True, exist_ok=True)
+        self._lines = self._read()
+
+    def done(self, job: Job) -> set[int]:
+        """The rows of a job that are there, made from the same weights in the same way."""
+        return {row for row in range(len(job)) if self._line(job, row) is not None}
+
+    def keep(self, job: Job, rows: Sequence[int], patterns: Patterns) -> None:
+        """Add the patterns of some rows."""
+        lines = []
+        with self._writing():
+            for i, (row, told) in enumerate(zip(rows, patterns.rows(), strict=True)):
+                file = self.file(job, row)
+                with replacing(self.path / file) as draft:
+                    patterns.picture(i).save(draft, "PNG")
+                lines.append({"layer": job.title, "file": file, "key": job.key(row), **told})
+            with (self.path / LINES).open("a", encoding="utf-8") as opened:
+                opened.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        self._lines |= {line["file"]: line for line in lines}
+
+    def rows(self, job: Job) -> list[Mapping[str, Any]]:
+        """What is known of each of a job's patterns."""
+        return [self._lines[self.file(job, row)] for row in range(len(job))]
+
+    def write_sheet(self, job: Job) -> Path:
+        """All patterns of a job on one sheet."""
+        rows = self.rows(job)
+        pictures = [self.picture(row["file"]) for row in rows]
+        place = self.path / f"{_stem(job)}.png"
+        with self._writing(), replacing(place) as draft:
+            pattern_sheet(pictures, rows, job.heading, prefix=job.title).save(draft, "PNG")
+        return place
+
+    def file(self, job: Job, row: int) -> str:
+        """Where a picture lies in the folder: by its unit, and its copy where there are several."""
+        found = job.own.unit(row, job.classifier.classes)
+        name = slug(job.own.name(row)) if found is None else f"{found[1]:04d}"
+        if found is not None and found[0].layer == LOGITS:
+            name += f"-{slug(job.own.name(row).removeprefix('-'))}"
+        copy = f"-{row % job.objective.group}" if job.objective.group > 1 else ""
+        return f"{_stem(job)}/{name}{copy}.png"
+
+    def _line(self, job: Job, row: int) -> Mapping[str, Any] | None:
+        line = self._lines.get(self.file(job, row))
+        there = line is not None and line["key"] == job.key(row) and (self.path / line["file"]).is_file()
+        return line if there else None
+
+    def picture(self, file: str) -> Image.Image:
+        """One that is there."""
+        try:
+            with Image.open(self.path / file) as opened:
+                return opened.convert("RGB")
+        except OSError:
+            raise ConvscopeError(f"{self.path / file} is gone or cannot be read: run again to make it anew") from None
+
+    def _read(self) -> dict[str, Mapping[str, Any]]:
+        """The lines by file, later ones over earlier; one that a kill cut short is passed over."""
+        found: dict[str, Mapping[str, Any]] = {}
+        try:
+            text = (self.path / LINES).read_text(encoding="utf-8") if (self.path / LINES).exists() else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConvscopeError(f"{self.path / LINES} cannot be read: {error}") from None
+        if text and not text.endswith("\n"):
+            with self._writing(), (self.path / LINES).open("a", encoding="utf-8") as opened:
+                opened.write("\n")  # so that what is added does not run on from it
+        for line in text.splitlines():
+            try:
+                told = json.loads(line)
+                found[told["file"]] = told
+            except (ValueError, KeyError, TypeError):
+                continue
+        return found
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ConvscopeError(
+                f"cannot write {self.path}: {error.strerror or error}; what is there already is kept"
+            ) from error
+
+
+def _stem(job: Job) -> str:
+    return slug(job.title) + ("-negative" if job.own.name(0).startswith("-") else "")
