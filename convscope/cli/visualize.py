@@ -159,6 +159,7 @@ def _checkpoints(run: str, chosen: ModelChoice) -> dict[str, Scope]:
 def _compared(jobs: dict[str, list[Job]], out: Path, model: str) -> list[Path]:
     """A sheet a layer: a row a unit, before and at each checkpoint."""
     from convscope.cli.files import placed
+    from convscope.images.lettering import Line
     from convscope.images.sheet import contact_sheet
     from convscope.images.slug import slug
     from convscope.optvis.folder import PatternFolder
@@ -170,11 +171,12 @@ def _compared(jobs: dict[str, list[Job]], out: Path, model: str) -> list[Path]:
             for stage, found in jobs.items():
                 line = PatternFolder(out / stage).rows(found[i])[row]
                 tiles.append(PatternFolder(out / stage).picture(line["file"]))
-                labels.append(f"{line['name']} {stage or 'before'}: {line['after']:.3g}")
+                unit, when = line["name"].removeprefix(f"{job.title}:"), stage.replace("-", " ") or "before"
+                labels.append([Line(unit), Line(f"{when}: {line['after']:.3g}")])
         file = out / f"evolution-{slug(job.title)}.png"
         with placed(file) as draft:
             title = f"{job.title}: {model}, then the run"
-            contact_sheet(tiles, labels, columns=len(jobs), tile=160, title=title).save(draft)
+            contact_sheet(tiles, labels, columns=max(8 // len(jobs), 1) * len(jobs), tile=128, title=title).save(draft)
         files.append(file)
     return files
 

@@ -15,7 +15,9 @@ from convscope.optvis.objectives import LOGITS, Objective, Units, channel, logit
 
 
 def layers_of(classifier: Classifier, pattern: str) -> list[str]:
-    """The layers that an address, glob or alias means; of those that give the same maps the one that made them, or what is built around it."""
+    """The layers that an address, glob or alias means; of those that give the same maps the one that made them, or
+    what is built around it.
+    """
     image = plan.blank(classifier, plan.whole_canvas(classifier))
     found = resolve(classifier.network, pattern, image, through=classifier)
     taken = trace(classifier.network, image, through=classifier)

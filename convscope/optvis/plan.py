@@ -15,8 +15,10 @@ from convscope.instrument.record import record
 from convscope.instrument.state import undisturbed
 from convscope.instrument.trace import Event, Trace, trace
 from convscope.models.classifier import Classifier
+from convscope.optvis.draws import Draws
 from convscope.optvis.objectives import LOGITS, Need, Objective, numbered
 from convscope.optvis.parameterizations import Shape
+from convscope.optvis.transforms import Transform, transformed
 from convscope.types import Images
 
 MIB = 2**20
@@ -45,7 +47,7 @@ def canvas_for(classifier: Classifier, needs: Sequence[Need]) -> tuple[int, int]
     taken = trace(classifier.network, blank(classifier, full), through=classifier)
     sides = [_side(taken, event) for layer in layers if (event := taken.event(layer)) is not None]
     side = min(max(sides, default=MOST), *full)
-    return (side, side) if side < min(full) and _runs(classifier, layers, side) else full
+    return (side, side) if side < min(full) and _runs(classifier, layers, (side, side)) else full
 
 
 def _side(taken: Trace, event: Event) -> int:
@@ -63,9 +65,9 @@ def blank(classifier: Classifier, size: tuple[int, int]) -> Images:
     return torch.full((1, classifier.channels, *size), 0.5, device=classifier.device, dtype=dtype)
 
 
-def _runs(classifier: Classifier, layers: Sequence[str], side: int) -> bool:
+def _runs(classifier: Classifier, layers: Sequence[str], size: tuple[int, int]) -> bool:
     try:
-        shapes(classifier, layers, (side, side))
+        shapes(classifier, layers, size)
     except RuntimeError:
         return False
     return True
@@ -85,8 +87,13 @@ def shapes(classifier: Classifier, layers: Sequence[str], size: tuple[int, int])
     return found
 
 
-def check(classifier: Classifier, objective: Objective, size: tuple[int, int]) -> None:
-    """Refuse what cannot be meant: units that are not there, places outside of a map, a canvas too small."""
+def check(
+    classifier: Classifier, objective: Objective, size: tuple[int, int], transforms: Sequence[Transform] = ()
+) -> None:
+    """Refuse what cannot be meant: units that are not there, places outside of a map, a canvas too small.
+
+    ``transforms``: the network must take what they make of the canvas too.
+    """
     height, width = size
     layers = list(dict.fromkeys(need.layer for need in objective.needs))
     if min(size) < 1:
@@ -99,6 +106,12 @@ def check(classifier: Classifier, objective: Objective, size: tuple[int, int]) -
             f"{classifier.name} does not run on a canvas of {height}x{width} as far as {', '.join(layers)} ({first}): "
             "give another size"
         ) from error
+    seen = transformed(blank(classifier, size), transforms, Draws([0], 0)).shape[2:]
+    if layers and seen != size and not _runs(classifier, layers, (seen[0], seen[1])):
+        raise UsageError(
+            f"{classifier.name} takes a canvas of {height}x{width} alone, of which the transforms make "
+            f"{seen[0]}x{seen[1]}: leave out what changes the size, such as pad"
+        )
     for need in objective.needs:
         _check_need(need, found[need.layer], classifier, size)
 

@@ -15,7 +15,7 @@ from convscope.images.frame import to_image
 from convscope.optvis import spectrum
 from convscope.optvis.parameterizations import Fourier, Maco, Pixel
 from convscope.optvis.render import Ascent, How
-from convscope.optvis.transforms import box_crop, jitter, noise, pad, rotate, scale
+from convscope.optvis.transforms import box_crop, jitter, noise, rotate, scale
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ FOURIER = enter(
             Fourier(),
             partial(torch.optim.Adam, lr=0.05),
             256,
-            (pad(0.06), jitter(0.06), scale(0.95, 1.1), rotate(5), jitter(0.03)),
+            (jitter(0.06), scale(0.95, 1.1), rotate(5), jitter(0.03)),
         ),
     )
 )

@@ -172,7 +172,7 @@ def plan_patterns(
     if copies > 1:
         maps = next((layer for layer in layers if layer != LOGITS), None) or str(_last_maps(classifier))
         objective = own + own.strength * diversity(maps, copies)
-    plan.check(classifier, objective, full)
+    plan.check(classifier, objective, full, made.how.transforms)
     shape = (classifier.channels, *full)
     batch = plan.batch_of(classifier, objective, shape, made.how.views, budget)
     title = layers[0] if len(layers) == 1 and not isinstance(what, Objective) else own.name(0)
