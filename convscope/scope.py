@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import ImageOps
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError, UsageError
@@ -191,13 +192,25 @@ class Scope:
             return visualize(job)
 
     def dream(
-        self, photo: Source, what: str | Objective = "@stage:-2", *, steps: int | None = None, seed: int = 0
+        self,
+        photo: Source,
+        what: str | Objective = "@stage:-2",
+        *,
+        size: int | None = None,
+        steps: int | None = None,
+        seed: int = 0,
     ) -> Patterns:
-        """A deep dream (Mordvintsev et al. 2015): the photo, changed towards what excites a layer, or a unit of it."""
+        """A deep dream (Mordvintsev et al. 2015): the photo, changed towards what excites a layer, or a unit of it.
+
+        ``size``: the whole photo with its longer side so long; by default what the network sees of it.
+        """
         images, views = self.images(photo)
         if len(images) != 1:
             raise UsageError(f"a dream is of one photo, got {len(images)}")
         name = views[0].photo.name if views else "photo"
+        if size is not None and views:
+            whole = ImageOps.contain(views[0].photo.image, (size, size))
+            images = Framing().apply(whole, self.classifier.channels)[0][None].to(self.classifier.device)
         with _shown(self.progress):
             return dream(self.classifier, images, what, name=name, steps=steps, seed=seed)
 

@@ -77,7 +77,7 @@ def visualize(
     scope = chosen.open(background=background)
     with reporting(ConsoleProgress()):
         if dream is not None or caricature is not None:
-            _of_photo(scope, what, dream, caricature, {"steps": steps, "seed": seed}, out, json)
+            _of_photo(scope, what, dream, caricature, size, {"steps": steps, "seed": seed}, out, json)
             return
         stages = {"": scope} | (_checkpoints(evolve, chosen) if evolve is not None else {})
         options: dict[str, Any] = {"recipe": recipe, "size": size, "steps": steps, "seed": seed, "copies": diversity}
@@ -182,9 +182,18 @@ def _compared(jobs: dict[str, list[Job]], out: Path, model: str) -> list[Path]:
 
 
 def _of_photo(
-    scope: Scope, what: str, dream: Path | None, caricature: Path | None, options: dict[str, Any], out: Path, json: bool
+    scope: Scope,
+    what: str,
+    dream: Path | None,
+    caricature: Path | None,
+    size: int | tuple[int, int] | None,
+    options: dict[str, Any],
+    out: Path,
+    json: bool,
 ) -> None:
     """A dream or a caricature, as one picture."""
+    if size is not None and (caricature is not None or not isinstance(size, int)):
+        raise UsageError("--canvas of a dream is the photo's longer side; a caricature takes the network's input")
     from convscope.cli.files import staged
     from convscope.images.slug import slug
 
@@ -192,7 +201,10 @@ def _of_photo(
     assert photo is not None
     with staged(out) as draft:
         kind = "dream" if dream is not None else "caricature"
-        found = scope.dream(photo, what, **options) if dream is not None else scope.caricature(photo, what, **options)
+        if dream is not None:
+            found = scope.dream(photo, what, size=size, **options)
+        else:
+            found = scope.caricature(photo, what, **options)
         name = f"{kind}-{slug(photo.stem)}-{slug(what)}.png"
         found.picture().save(draft / name)
     if json:
