@@ -133,11 +133,17 @@ class Watching:
         option(RUN, "N|A,B,...", "Snapshots of units every N iterations, or at epochs written as e1,e2,e5."),
     ] = None
     evolve_units: Annotated[str | None, option(RUN, "LAYER:UNITS", "Which units; may be several, with blanks.")] = None
+    evolve_patterns: Annotated[
+        int | None, option(RUN, "STEPS", "Also what each unit wants, a pattern of so many steps of ascent.", min=1)
+    ] = None
 
     def settings(self) -> dict[str, Any]:
         if self.evolve is None:
-            if self.evolve_units is not None:
-                raise UsageError("--evolve-units are the units of --evolve: say when, such as --evolve 100")
+            for name, given in (("units", self.evolve_units), ("patterns", self.evolve_patterns)):
+                if given is not None:
+                    raise UsageError(
+                        f"--evolve-{name} are of the snapshots of --evolve: say when, such as --evolve 100"
+                    )
             return {}
         parts = listed(self.evolve)
         epochs = all(part.startswith("e") for part in parts)
@@ -153,6 +159,7 @@ class Watching:
             "evolve": at[0] if len(at) == 1 and not epochs else at,
             "evolve_epochs": epochs or None,
             "evolve_units": self.evolve_units.split() if self.evolve_units else None,
+            "evolve_patterns": self.evolve_patterns,
         }
 
 

@@ -138,6 +138,7 @@ class Evolution(Section):
     units: list[str] = Field(default_factory=list)
     photos: int = Field(default=1000, ge=1)  # training photos among which the strongest is looked for
     method: str = "deconvnet"
+    patterns: int | None = Field(default=None, ge=1)  # steps of gradient ascent, for a pattern of each unit
 
 
 class Config(Section):

@@ -38,6 +38,7 @@ from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target
 from convscope.methods.explanation import Explanation, faults
 from convscope.models.classifier import Classifier, unwrapped
+from convscope.optvis.visualize import plan_patterns, visualize
 from convscope.training.folder import writing
 from convscope.training.merged import convolution_maps, default_units, merged_projections, merged_sheet, projecting
 from convscope.training.snapshots import Snapshot, close_up, read_snapshots, shown_field, snapshot_sheet
@@ -52,6 +53,7 @@ LEGEND = (
     "For each unit: where a photo excites it most, projected back to the pixels, and below it that part of the photo. "
     "The number is how strongly it answers there. Framed: another photo than before excites it most."
 )
+PATTERNS = " Last, what the unit wants: a picture made by gradient ascent from noise."
 
 
 class Evolution:
@@ -64,7 +66,8 @@ class Evolution:
     at, a number N for every N-th, or a function of the step. ``label``: what a step is. ``method``: what projects a
     unit to the pixels, seeded where the unit is strongest. ``first_photo``: also write ``merged-000005.png``, the first
     photo of the batch ``x`` (pixels in [0, 1]) projected back through every convolution's layer; where they are more
-    than 20, through the last of each resolution.
+    than 20, through the last of each resolution. ``patterns``: also a picture of what each unit wants, made by so many
+    steps of gradient ascent from the same noise each time, so that what changes is what was learned.
 
     Between snapshots nothing is hooked or run. A snapshot leaves the training as it was, its random numbers included.
     What cannot be found or projected is refused at once, not at the first snapshot; ``notes`` says what the method has
@@ -82,10 +85,12 @@ class Evolution:
         label: str = "step",
         method: str | Any = "deconvnet",
         first_photo: bool = False,
+        patterns: int | None = None,
     ) -> None:
         self.classifier = _classifier(model)
         self.method = projecting(method)
         self.photos, self.out, self.label, self.first_photo = photos, Path(out), label, first_photo
+        self.patterns = patterns
         self.due = _schedule(at)  # a function of the step
         self._snapshots = read_snapshots(self.out / LINES)
         with _aside(self.classifier):
@@ -120,10 +125,11 @@ class Evolution:
             merged = self._merged(step, x) if self.first_photo else None
             best = strongest_photos(self.classifier, self.units, batches_of(self.photos, self.classifier))
             taken = [found for layer, own in best.items() for found in self._of_layer(step, parse_address(layer), own)]
+            wanted = [picture for layer, own in self.units.items() for picture in self._wanted(layer, own)]
         with writing(self.out, ""):
             if merged is not None:
                 self._place(merged, f"merged-{step:06d}.png")
-            return tuple(self._write(step, taken))
+            return tuple(self._write(step, taken, wanted))
 
     def cut_back(self, step: int) -> None:
         """Remove the snapshots after a step, for training that goes on from it."""
@@ -142,7 +148,8 @@ class Evolution:
         first = [f"{key}:{unit}" for key, own in self.units.items() for unit in own]
         units = dict.fromkeys([*first, *(snapshot.unit for snapshot in self._snapshots)])
         wanted = [unit for unit in units if layer is None or parse_address(unit).key == layer]
-        return headed(snapshot_sheet(self.out, self._snapshots, wanted, self.label), LEGEND)
+        legend = LEGEND + (PATTERNS if any(snapshot.pattern for snapshot in self._snapshots) else "")
+        return headed(snapshot_sheet(self.out, self._snapshots, wanted, self.label), legend)
 
     def _of_layer(self, step: int, layer: Address, best: Sequence[Strongest]) -> list[tuple[Snapshot, Image.Image]]:
         """The snapshots of a layer's units and their pictures; photos of one size are projected as one batch."""
@@ -170,15 +177,29 @@ class Evolution:
         empty = not bool(raw.any())
         return Snapshot(step, unit, value, one.name, one.index, row, col, field, jumped, dead, empty)
 
-    def _write(self, step: int, taken: Sequence[tuple[Snapshot, Image.Image]]) -> list[Snapshot]:
+    def _wanted(self, layer: str, units: Sequence[int]) -> list[Image.Image]:
+        """What units of a layer want, where that was asked for."""
+        if self.patterns is None:
+            return []
+        found = visualize(plan_patterns(self.classifier, layer, units=units, steps=self.patterns))
+        return [found.picture(row) for row in range(len(found))]
+
+    def _write(
+        self, step: int, taken: Sequence[tuple[Snapshot, Image.Image]], wanted: Sequence[Image.Image]
+    ) -> list[Snapshot]:
         """The pictures, then the lines that speak of them; each is there whole or not at all."""
         place = self.out / f"step-{step:06d}"
         draft = self.out / f".{place.name}.part"
         for leftover in (draft, place):
             shutil.rmtree(leftover, ignore_errors=True)
         files = save_each([picture for _, picture in taken], [snapshot.unit for snapshot, _ in taken], draft)
+        names = [f"{file.stem}-pattern" for file in files[: len(wanted)]]
+        patterns = [file.name for file in save_each(wanted, names, draft)] or [""] * len(files)
         os.replace(draft, place)
-        named = [replace(s, picture=f"{place.name}/{file.name}") for (s, _), file in zip(taken, files, strict=True)]
+        named = [
+            replace(s, picture=f"{place.name}/{file.name}", pattern=pattern and f"{place.name}/{pattern}")
+            for (s, _), file, pattern in zip(taken, files, patterns, strict=True)
+        ]
         self._keep([*self._snapshots, *named])
         return named
 

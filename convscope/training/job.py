@@ -268,6 +268,7 @@ def _evolution(
         label="epoch" if settings.epochs else "iteration",
         method=settings.method,
         first_photo=not settings.epochs,
+        patterns=settings.patterns,
     )
     if job.checkpoint is not None:
         state = job.checkpoint.state

@@ -39,7 +39,8 @@ class Snapshot:
     ``index``: the photo's number in the pass. ``field``: the part of the canvas that is shown, top, left, bottom,
     right: the receptive field, or where that is nearly the whole canvas, what holds 95 % of the projection's energy.
     ``dead``: zero on every photo. ``empty``: nothing of it reached the pixels. ``picture``: its file in the folder.
-    ``row`` and ``col`` are None in a layer without maps.
+    ``row`` and ``col`` are None in a layer without maps. ``pattern``: the file of a synthetic picture of what the unit
+    wants, where one was asked for.
     """
 
     step: int
@@ -54,6 +55,7 @@ class Snapshot:
     dead: bool
     empty: bool
     picture: str = ""
+    pattern: str = ""
 
 
 def read_snapshots(path: Path) -> list[Snapshot]:
@@ -118,23 +120,31 @@ def close_up(raw: Tensor, photo: Tensor, field: Box, traits: Traits) -> Image.Im
     return pair
 
 
-def _cell(folder: Path, snapshot: Snapshot | None, side: int) -> Image.Image:
-    """A kept picture as a sheet shows it, the photo below the projection; nothing where there is none."""
-    cell = Image.new("RGB", (side + 2 * RIM, 2 * side + SEAM + 2 * RIM), "white")
+def _cell(folder: Path, snapshot: Snapshot | None, side: int, count: int) -> Image.Image:
+    """Kept pictures as a sheet shows them: projection, photo and maybe a pattern below each other; or nothing."""
+    cell = Image.new("RGB", (side + 2 * RIM, count * (side + SEAM) - SEAM + 2 * RIM), "white")
     if snapshot is None:
         return cell
-    try:
-        with Image.open(folder / snapshot.picture) as opened:
-            pair = opened.convert("RGB")
-    except OSError:
-        raise ConvscopeError(f"{folder / snapshot.picture} is gone or cannot be read") from None
+    pair = _kept(folder / snapshot.picture)
     width = (pair.width - SEAM) // 2
-    for start, top in ((0, RIM), (width + SEAM, RIM + side + SEAM)):
-        half = ImageOps.contain(pair.crop((start, 0, start + width, pair.height)), (side, side))
-        cell.paste(half, (RIM + (side - half.width) // 2, top + (side - half.height) // 2))
+    parts = [pair.crop((start, 0, start + width, pair.height)) for start in (0, width + SEAM)]
+    if snapshot.pattern:
+        parts.append(_kept(folder / snapshot.pattern))
+    for i, part in enumerate(parts):
+        fitted = ImageOps.contain(part, (side, side))
+        top = RIM + i * (side + SEAM)
+        cell.paste(fitted, (RIM + (side - fitted.width) // 2, top + (side - fitted.height) // 2))
     if snapshot.jumped:
         ImageDraw.Draw(cell).rectangle((0, 0, cell.width - 1, cell.height - 1), outline=JUMP, width=RIM - 2)
     return cell
+
+
+def _kept(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as opened:
+            return opened.convert("RGB")
+    except OSError:
+        raise ConvscopeError(f"{file} is gone or cannot be read") from None
 
 
 def _stacked(pictures: Sequence[Image.Image]) -> Image.Image:
@@ -168,7 +178,8 @@ def snapshot_sheet(folder: Path, snapshots: Sequence[Snapshot], units: Sequence[
 
 
 def _strip(folder: Path, unit: str, row: Sequence[Snapshot | None], label: str, side: int) -> Image.Image:
-    tiles = [_cell(folder, one, side) for one in row]
+    count = 3 if any(one is not None and one.pattern for one in row) else 2
+    tiles = [_cell(folder, one, side, count) for one in row]
     labels = [[] if one is None else _label(one, label) for one in row]
     dead = [one is not None and one.dead for one in row]
     jumps = [str(one.step) for one in row if one is not None and one.jumped]
