@@ -1,4 +1,4 @@
-"""Makes convscope/optvis/spectrum.safetensors from public photos: those in scikit-image, scikit-learn and matplotlib."""
+"""Makes convscope/optvis/spectrum.safetensors from public photos of scikit-image, scikit-learn and matplotlib."""
 
 from __future__ import annotations
 

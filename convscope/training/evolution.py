@@ -19,7 +19,7 @@ import operator
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -125,7 +125,7 @@ class Evolution:
             merged = self._merged(step, x) if self.first_photo else None
             best = strongest_photos(self.classifier, self.units, batches_of(self.photos, self.classifier))
             taken = [found for layer, own in best.items() for found in self._of_layer(step, parse_address(layer), own)]
-            wanted = [picture for layer, own in self.units.items() for picture in self._wanted(layer, own)]
+            wanted = dict(pair for layer, own in self.units.items() for pair in self._wanted(layer, own))
         with writing(self.out, ""):
             if merged is not None:
                 self._place(merged, f"merged-{step:06d}.png")
@@ -177,15 +177,15 @@ class Evolution:
         empty = not bool(raw.any())
         return Snapshot(step, unit, value, one.name, one.index, row, col, field, jumped, dead, empty)
 
-    def _wanted(self, layer: str, units: Sequence[int]) -> list[Image.Image]:
-        """What units of a layer want, where that was asked for."""
+    def _wanted(self, layer: str, units: Sequence[int]) -> list[tuple[str, Image.Image]]:
+        """What units of a layer want, by their names, where that was asked for."""
         if self.patterns is None:
             return []
         found = visualize(plan_patterns(self.classifier, layer, units=units, steps=self.patterns))
-        return [found.picture(row) for row in range(len(found))]
+        return [(name, found.picture(row)) for row, name in enumerate(found.names)]
 
     def _write(
-        self, step: int, taken: Sequence[tuple[Snapshot, Image.Image]], wanted: Sequence[Image.Image]
+        self, step: int, taken: Sequence[tuple[Snapshot, Image.Image]], wanted: Mapping[str, Image.Image]
     ) -> list[Snapshot]:
         """The pictures, then the lines that speak of them; each is there whole or not at all."""
         place = self.out / f"step-{step:06d}"
@@ -193,12 +193,15 @@ class Evolution:
         for leftover in (draft, place):
             shutil.rmtree(leftover, ignore_errors=True)
         files = save_each([picture for _, picture in taken], [snapshot.unit for snapshot, _ in taken], draft)
-        names = [f"{file.stem}-pattern" for file in files[: len(wanted)]]
-        patterns = [file.name for file in save_each(wanted, names, draft)] or [""] * len(files)
+        patterns = {}
+        for (snapshot, _), file in zip(taken, files, strict=True):
+            if snapshot.unit in wanted:
+                patterns[snapshot.unit] = f"{place.name}/{file.stem}-pattern.png"
+                wanted[snapshot.unit].save(draft / f"{file.stem}-pattern.png")
         os.replace(draft, place)
         named = [
-            replace(s, picture=f"{place.name}/{file.name}", pattern=pattern and f"{place.name}/{pattern}")
-            for (s, _), file, pattern in zip(taken, files, patterns, strict=True)
+            replace(s, picture=f"{place.name}/{file.name}", pattern=patterns.get(s.unit, ""))
+            for (s, _), file in zip(taken, files, strict=True)
         ]
         self._keep([*self._snapshots, *named])
         return named
