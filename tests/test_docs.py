@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/guide.md", "docs/training.md"]
+PAGES = ["README.md", "docs/guide.md", "docs/patterns.md", "docs/training.md"]
 
 
 def blocks(page):
@@ -33,6 +33,13 @@ def test_pictures_and_links_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
         assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
+
+
+def test_every_recipe_is_documented():
+    from convscope.optvis import RECIPES
+
+    rows = re.findall(r"^\| `(\w+)`", (ROOT / "docs/patterns.md").read_text(encoding="utf-8"), flags=re.M)
+    assert rows == list(RECIPES)
 
 
 def test_every_method_is_documented():

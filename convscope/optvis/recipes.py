@@ -78,18 +78,18 @@ FOURIER = enter(
         ),
     )
 )
+MACO = enter(
+    Recipe(
+        "maco",
+        "phases alone under the spectrum of natural photos, seen through crops and noise (Fel et al. 2023)",
+        How(Maco(), partial(torch.optim.NAdam, lr=0.3), 256, (box_crop(), noise(0.05)), views=4),
+    )
+)
 CLASSIC = enter(
     Recipe(
         "classic",
         "40 steps of plain gradient ascent on pixels from grey noise, contrast set for display (Chollet 2016)",
         How(Pixel(), Ascent, 40),
         contrast,
-    )
-)
-MACO = enter(
-    Recipe(
-        "maco",
-        "phases alone under the spectrum of natural photos, seen through crops and noise (Fel et al. 2023)",
-        How(Maco(), partial(torch.optim.NAdam, lr=0.3), 256, (box_crop(), noise(0.05)), views=4),
     )
 )
