@@ -23,7 +23,7 @@ from convscope.types import Images
 
 MIB = 2**20
 MOST = 128  # pixels of a side of a canvas, unless the network's input has to be as it is
-MARGIN = 32  # pixels beside a receptive field
+MARGIN = 48  # pixels beside a receptive field
 SLACK = 2.0  # memory beside the values that are kept: gradients on their way, and scratch space of convolutions
 ANY = 224  # of a network that takes any size
 AT_ONCE = {"cpu": 8}  # pictures in a batch, beyond which a larger one is no faster; elsewhere 128
