@@ -19,6 +19,11 @@ def seed_of(seed: int, *words: int) -> int:
     return int(mixed(np.array([found], np.uint64))[0])
 
 
+def placed(values: Tensor, like: Tensor) -> Tensor:
+    """Numbers of the CPU in the dtype and on the device of others; dtype first: Apple's GPU has no float64."""
+    return values.to(like.dtype).to(like.device)
+
+
 class Draws:
     """What is drawn for the pictures with these seeds at a step, in the order in which it is asked for."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convscope.errors import UsageError
 from convscope.optvis import spectrum
-from convscope.optvis.draws import Draws
+from convscope.optvis.draws import Draws, placed
 from convscope.types import Images
 
 Shape: TypeAlias = tuple[int, int, int]  # channels, rows, columns
@@ -84,7 +84,7 @@ class Fourier:
         return torch.view_as_real(torch.fft.rfft2(planes, norm="ortho")) / self._scale(shape, images)[..., None]
 
     def _scale(self, shape: Shape, like: Tensor) -> Tensor:
-        return _falling(shape[1], shape[2], self.decay).to(like)
+        return placed(_falling(shape[1], shape[2], self.decay), like)
 
 
 @lru_cache(maxsize=16)
@@ -121,4 +121,4 @@ class Maco:
             if self.magnitudes is not None:
                 raise UsageError(f"the spectrum is of {len(magnitudes)} channels, the pictures have {shape[0]}")
             magnitudes = magnitudes[:1].expand(shape[0], -1, -1)  # of brightness
-        return spectrum.resized(magnitudes, shape[1], shape[2]).to(like).expand(len(like), -1, -1, -1)
+        return placed(spectrum.resized(magnitudes, shape[1], shape[2]), like).expand(len(like), -1, -1, -1)

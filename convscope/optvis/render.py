@@ -92,7 +92,7 @@ def render(
     dtype = torch.promote_types(classifier.dtype or torch.float32, torch.float32)
     begun = how.parameterization.start(shape, Draws(seeds, 0)) if start is None else start
     with undisturbed(classifier):
-        parameters = begun.detach().to(classifier.device, dtype).clone().requires_grad_()
+        parameters = begun.detach().to(dtype).to(classifier.device).clone().requires_grad_()
 
         def plainly() -> tuple[Images, Scores, Seen]:
             with torch.no_grad():
@@ -104,19 +104,27 @@ def render(
         moved, curve = torch.zeros(len(seeds), dtype=torch.bool, device=parameters.device), []
         optimizer = how.optimizer([parameters])
         each = [seed_of(seed, view) for seed in seeds for view in range(how.views)]
-        for step in track(range(how.steps), label):
+
+        def ascend(step: int, redirect: bool = False) -> tuple[Scores, Tensor]:
+            """Each picture's score as it is seen at a step, and the way up."""
             images = how.parameterization.image(parameters, shape)
             views = images.repeat_interleave(how.views, 0) if how.views > 1 else images
             views = transformed(views, how.transforms, Draws(each, step + 1), step / max(how.steps - 1, 1))
-            with redirected() if step < RESCUE else nullcontext():
+            with redirected() if redirect else nullcontext():
                 scores = objective.score(_look(classifier, objective, views, images, rows, how.views))
                 found = scores.view(len(seeds), how.views).mean(1)
-                optimizer.zero_grad()
-                (-found.sum()).backward()
-            if parameters.grad is None:
-                raise ModelError("no gradient flows back to the pixels: the network switches gradients off on the way")
-            moved |= parameters.grad.flatten(1).any(1)
-            curve.append(found.detach())
+                return found.detach(), _gradient(found, parameters)
+
+        for step in track(range(how.steps), label):
+            found, up = ascend(step)
+            going = up.flatten(1).any(1)
+            if step < RESCUE and not bool(going.all()):
+                _, way_out = ascend(step, redirect=True)
+                up = torch.where(going.view(-1, *[1] * (up.ndim - 1)), up, way_out)
+                going = up.flatten(1).any(1)
+            moved |= going
+            parameters.grad = -up  # optimisers go down
+            curve.append(found)
             if parameters.device.type == "cpu" or step % LOOK_EVERY == 0:
                 _guard(found, objective, rows, step)
             optimizer.step()
@@ -124,6 +132,13 @@ def render(
         _guard(after, objective, rows, how.steps)
         history = torch.stack(curve) if curve else after.new_zeros(0, len(seeds))
         return Rendered(images, parameters.detach(), before, after, moved, history, first, last)
+
+
+def _gradient(scores: Scores, parameters: Tensor) -> Tensor:
+    up = torch.autograd.grad(scores.sum(), parameters, allow_unused=True)[0] if scores.requires_grad else None
+    if up is None:
+        raise ModelError("no gradient flows back to the pixels: the network switches gradients off on the way")
+    return up
 
 
 def _look(

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from convscope.errors import UsageError
-from convscope.optvis.draws import Draws
+from convscope.optvis.draws import Draws, placed
 from convscope.types import Images
 
 Size: TypeAlias = tuple[int, int]
@@ -54,9 +54,11 @@ class Window:
     def sampled(self, images: Images) -> Images:
         """The pictures through the window, bilinearly."""
         (height, width), (rows, cols) = self.picture, self.size
-        to_pixels, to_share = np.diag([cols / 2, rows / 2, 1]), np.diag([2 / width, 2 / height, 1])
-        theta = torch.from_numpy((to_share @ self.matrix @ to_pixels)[:, :2]).to(images)
-        grid = F.affine_grid(theta, [len(images), images.shape[1], rows, cols], align_corners=False)
+        to_share = torch.from_numpy((np.diag([2 / width, 2 / height, 1]) @ self.matrix)[:, :2])
+        along, down, shift = placed(to_share, images)[:, None, None].unbind(-1)
+        x, y = (placed(torch.arange(side, dtype=torch.float64) - (side - 1) / 2, images) for side in (cols, rows))
+        grid = x[:, None] * along + (y[:, None, None] * down + shift)
+        images = images.contiguous(memory_format=torch.channels_last)  # which is sampled at half the cost
         if self.fill == "reflect":
             return F.grid_sample(images, grid, "bilinear", "reflection", align_corners=False)
         return F.grid_sample(images - 0.5, grid, "bilinear", "zeros", align_corners=False) + 0.5
@@ -170,7 +172,7 @@ def noise(std: float, last: float | None = None) -> Transform:
     end = std if last is None else last
 
     def paint(images: Images, draws: Draws, done: float) -> Images:
-        return images + draws.field(images.shape[1:]).to(images) * (std + (end - std) * done)
+        return images + placed(draws.field(images.shape[1:]), images) * (std + (end - std) * done)
 
     return Transform(f"noise({std:g})" if last is None else f"noise({std:g}, {last:g})", paint=paint)
 
