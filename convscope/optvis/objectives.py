@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import lcm
 from typing import Any, TypeAlias
 
 import torch
@@ -121,16 +122,15 @@ class Objective:
     def __mul__(self, other: Any) -> Objective:
         if isinstance(other, int | float):
             scaled = self.score
-            return replace(
-                self, score=lambda seen: scaled(seen) * other, names=tuple(f"{other:g} {n}" for n in self.names)
-            )
+            names = tuple(f"{other:g} {_bracketed(name)}" for name in self.names)
+            return replace(self, score=lambda seen: scaled(seen) * other, names=names)
         return _joined(self, other, operator.mul, "*")
 
     __rmul__ = __mul__
 
     def __neg__(self) -> Objective:
         own = self.score
-        return replace(self, score=lambda seen: -own(seen), names=tuple(f"-{name}" for name in self.names))
+        return replace(self, score=lambda seen: -own(seen), names=tuple(f"-{_bracketed(name)}" for name in self.names))
 
     def repeated(self, copies: int) -> Objective:
         """Each picture ``copies`` times, copies beside each other."""
@@ -142,7 +142,8 @@ class Objective:
         def score(seen: Seen) -> Scores:
             return own(replace(seen, rows=[rows[row] for row in seen.rows]))
 
-        return replace(self, score=score, names=tuple(self.names[row] for row in rows), base=tuple(rows))
+        base = tuple(self.base[row] if self.base else row for row in rows)
+        return replace(self, score=score, names=tuple(self.names[row] for row in rows), base=base)
 
 
 def _joined(one: Objective, other: Any, how: Callable[[Tensor, Tensor], Tensor], sign: str) -> Objective:
@@ -150,11 +151,24 @@ def _joined(one: Objective, other: Any, how: Callable[[Tensor, Tensor], Tensor],
         return NotImplemented
     if one.count != other.count and 1 not in (one.count, other.count):
         raise UsageError(f"objectives of {one.count} and {other.count} pictures cannot be one: give each as many units")
-    count, group = max(one.count, other.count), max(one.group, other.group)
-    names = tuple(f"{one.name(row)} {sign} {other.name(row)}" for row in range(count))
-    base = one.base if one.count >= other.count else other.base
+    count, group = max(one.count, other.count), lcm(one.group, other.group)
+    if count > 1 and count % group:
+        raise UsageError(f"{count} pictures cannot be compared in groups of {group}: repeat each as often as that")
+    names = tuple(_together(one.name(row), sign, other.name(row)) for row in range(count))
+    leading = one if any(need.units for need in one.needs) else other  # whose units ``unit`` tells of
     needs = tuple(dict.fromkeys((*one.needs, *other.needs)))
-    return Objective(lambda seen: how(one.score(seen), other.score(seen)), needs, names, group, base)
+    return Objective(lambda seen: how(one.score(seen), other.score(seen)), needs, names, group, leading.base)
+
+
+def _together(one: str, sign: str, other: str) -> str:
+    """The name of both, which read as arithmetic means what they do."""
+    if sign == "*":
+        one = _bracketed(one)
+    return f"{one} {sign} {other if sign == '+' else _bracketed(other)}"
+
+
+def _bracketed(name: str) -> str:
+    return f"({name})" if name.startswith("-") or " + " in name or " - " in name else name
 
 
 # --- what units say
@@ -165,7 +179,7 @@ def channel(layer: str, units: Units) -> Objective:
 
     ``units``: one, or several for as many pictures.
     """
-    need = Need(_layer(layer), _several(units))
+    need = Need(_layer(layer), _several(units, layer))
     return Objective(lambda seen: _flat(seen.units(need)).mean(1), (need,), _names(need))
 
 
@@ -174,7 +188,7 @@ def neuron(layer: str, units: Units, row: int | None = None, col: int | None = N
     if (row is None) != (col is None):
         raise UsageError("a neuron has a row and a column: give both, or none for the centre")
     position = None if row is None or col is None else (row, col)
-    need = Need(_layer(layer), _several(units), maps=True, position=position)
+    need = Need(_layer(layer), _several(units, layer), maps=True, position=position)
 
     def score(seen: Seen) -> Scores:
         maps = seen.units(need)
@@ -187,7 +201,7 @@ def neuron(layer: str, units: Units, row: int | None = None, col: int | None = N
 
 def logit(classes: Units) -> Objective:
     """A class's score before softmax; classes by index or name."""
-    need = Need(LOGITS, _several(classes))
+    need = Need(LOGITS, _several(classes, LOGITS))
     return Objective(lambda seen: seen.units(need), (need,), _names(need))
 
 
@@ -210,11 +224,11 @@ def cosine(layer: str, vectors: Tensor, power: float = 0.0) -> Objective:
 
     def score(seen: Seen) -> Scores:
         maps, wanted = _aligned(seen, need, vectors)
-        dims = 1 if wanted.shape[2:].numel() == 1 else (1, 2, 3)
+        dims, places = (1, 1) if wanted.shape[2:].numel() == 1 else ((1, 2, 3), maps.shape[2:].numel())
         product = (maps * wanted).sum(dims)
         norms = maps.pow(2).sum(dims).add(1e-12).sqrt() * wanted.pow(2).sum(dims).add(1e-12).sqrt()
         cosines = product / norms
-        found = cosines if power == 0 else product / maps.shape[2:].numel() * cosines.clamp_min(0.1) ** power
+        found = cosines if power == 0 else product / places * cosines.clamp_min(0.1) ** power
         return _flat(found).mean(1)
 
     return Objective(score, (need,), _numbered("cosine", need, len(vectors)))
@@ -311,13 +325,29 @@ def _layer(layer: str) -> str:
     return address.key
 
 
-def _several(units: Units) -> tuple[Unit, ...]:
-    found = (units,) if isinstance(units, int | str) else tuple(units)
+def _several(units: Units, layer: str) -> tuple[Unit, ...]:
+    """Numbers of any kind of integer, alone or several; of the logits names too."""
+    alone = isinstance(units, str) or (hasattr(units, "__index__") and not getattr(units, "ndim", 0))
+    given = " ".join(repr(units).split())[:60]
+    try:
+        found = tuple(_unit(unit) for unit in ([units] if alone else units))  # type: ignore[union-attr]
+    except TypeError:
+        raise UsageError(f"units are numbers, got {given}") from None
     if not found:
         raise UsageError("an objective needs at least one unit")
-    if any(not isinstance(unit, str) and (isinstance(unit, bool) or operator.index(unit) < 0) for unit in found):
-        raise UsageError(f"units are counted from 0, got {found[:6]}")
-    return tuple(unit if isinstance(unit, str) else operator.index(unit) for unit in found)
+    if layer != LOGITS and any(isinstance(unit, str) for unit in found):
+        raise UsageError(f"units of a layer are numbers, got {given}")
+    if any(isinstance(unit, int) and unit < 0 for unit in found):
+        raise UsageError(f"units are counted from 0, got {given}")
+    return found
+
+
+def _unit(unit: object) -> Unit:
+    if isinstance(unit, str):
+        return unit
+    if isinstance(unit, bool) or str(getattr(unit, "dtype", "")).endswith("bool"):
+        raise TypeError
+    return operator.index(unit)  # type: ignore[arg-type]
 
 
 def _names(need: Need) -> tuple[str, ...]:

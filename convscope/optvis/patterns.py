@@ -31,7 +31,7 @@ class Patterns:
     ``raw``: pixels "b c h w" in [0, 1] (of the classic recipe as they come, unbounded). ``before``, ``after``: the
     objective's score of the start and of the picture. ``peaks``: the strongest answer of the picture's unit anywhere on
     it; ``natural``: the strongest on the photos that were given, NaN without any. ``verdicts``: "" where all went well,
-    "did not start" or "dead".
+    "did not start", or "dead" where nothing in a picture would change that.
     """
 
     raw: Images

@@ -69,7 +69,7 @@ class Job:
         names = [self.own.name(row) for row in rows]
         verdicts = _verdicts(found, before, after)
         notes = [*self.notes]
-        for verdict, words in ((STUCK, "did not start"), (DEAD, "gave 0 at every step, as dead units do")):
+        for verdict, words in ((STUCK, "did not start"), (DEAD, "gave 0 at every step, and no way up: dead")):
             if which := [name for name, one in zip(names, verdicts, strict=True) if one == verdict]:
                 notes.append(f"{some(which)} {words}")
         return Patterns(
@@ -190,7 +190,8 @@ def _last_maps(classifier: Classifier) -> Address:
 
 
 def _verdicts(found: Rendered, before: Scores, after: Scores) -> tuple[str, ...]:
-    silent = ~found.curve.ne(0).any(0) & (before == 0) & (after == 0)
+    # Dead: silent throughout, and nothing in the picture would change that, whatever ReLUs let through.
+    silent = ~found.curve.ne(0).any(0) & (before == 0) & (after == 0) & ~found.moved
     stuck = ~found.moved | ~(found.after > found.before)
     both = zip(silent.tolist(), stuck.tolist(), strict=True)
     return tuple(DEAD if dead else STUCK if no else "" for dead, no in both)
