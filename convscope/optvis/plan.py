@@ -26,7 +26,7 @@ MOST = 128  # pixels of a side of a canvas, unless the network's input has to be
 MARGIN = 48  # pixels beside a receptive field
 SLACK = 2.0  # memory beside the values that are kept: gradients on their way, and scratch space of convolutions
 ANY = 224  # of a network that takes any size
-AT_ONCE = {"cpu": 8}  # pictures in a batch, beyond which a larger one is no faster; elsewhere 128
+AT_ONCE = {"cpu": 16}  # pictures in a batch, beyond which a larger one is no faster; elsewhere 128
 
 
 def whole_canvas(classifier: Classifier) -> tuple[int, int]:

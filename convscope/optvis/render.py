@@ -25,6 +25,8 @@ from convscope.types import Images, Scores
 RESCUE = 16  # first steps, in which what a ReLU blocks altogether is let through
 LOOK_EVERY = 16  # steps between looks at whether all is finite, where looking makes a GPU wait
 
+SWITCHED_OFF = "no gradient flows back to the pixels: the network switches gradients off on the way"
+
 Optimizer: TypeAlias = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 
@@ -110,6 +112,7 @@ def render(
             images = how.parameterization.image(parameters, shape)
             views = images.repeat_interleave(how.views, 0) if how.views > 1 else images
             views = transformed(views, how.transforms, Draws(each, step + 1), step / max(how.steps - 1, 1))
+            views = views.contiguous(memory_format=torch.channels_last)  # convolutions are a sixth faster for it
             with redirected() if redirect else nullcontext():
                 scores = objective.score(_look(classifier, objective, views, images, rows, how.views))
                 found = scores.view(len(seeds), how.views).mean(1)
@@ -137,7 +140,7 @@ def render(
 def _gradient(scores: Scores, parameters: Tensor) -> Tensor:
     up = torch.autograd.grad(scores.sum(), parameters, allow_unused=True)[0] if scores.requires_grad else None
     if up is None:
-        raise ModelError("no gradient flows back to the pixels: the network switches gradients off on the way")
+        raise ModelError(SWITCHED_OFF)
     return up
 
 
@@ -156,6 +159,8 @@ def _look(
         logits = classifier(views)
     if whole:
         outputs[LOGITS] = logits
+    if torch.is_grad_enabled() and any(output.is_leaf for output in outputs.values()):
+        raise ModelError(SWITCHED_OFF)  # of several terms the others would rise, and nobody would know
     return Seen(outputs, canvas, rows, classifier.classes, count)
 
 

@@ -1,0 +1,125 @@
+"""How many steps a second do patterns of units take, beside torch-lucent, and beside a bare forward and backward pass?
+
+A unit-step is one step of ascent on one unit's picture of 128 pixels. The bound is forward + backward as far as the
+layer, written by hand, parameters frozen, at the same batch.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from dataclasses import replace
+from importlib.util import find_spec
+
+import torch
+from _nets import classifier, devices, network
+from _table import Table, options
+from _timing import Run, interleaved, middle, ratio
+from torch import nn
+
+from convscope.models.classifier import Classifier
+from convscope.optvis.objectives import channel
+from convscope.optvis.recipes import FOURIER
+from convscope.optvis.render import render
+
+SIDE, UNITS = 128, 16
+SHAPE = (3, SIDE, SIDE)
+# A layer of VGG16, and how many times as many unit-steps as torch-lucent are demanded of the CPU and of a GPU.
+PEER = {"features.7": (6.0, 20.0), "features.14": (6.0, 20.0), "features.28": (3.0, 8.0)}
+BOUND = {
+    "vgg16": ("features.7", "features.14", "features.21", "features.28"),  # from the second block on
+    "efficientnet_lite0": ("blocks.1.1", "blocks.2.1", "blocks.4.2", "blocks.6.0"),
+}
+MOST = 1.15
+
+
+class Reached(Exception):
+    pass
+
+
+def ours(model: Classifier, layer: str, units: int, steps: int) -> Run:
+    how = replace(FOURIER.how, steps=steps)
+    return lambda: render(model, channel(layer, range(units)), how, SHAPE, range(units))
+
+
+def by_hand(model: Classifier, layer: str, units: int, steps: int) -> Run:
+    """The mean of a unit's map, back to the pixels: nothing is optimised."""
+    module, own = model.network.get_submodule(layer), torch.arange(units)
+
+    def stop(_: nn.Module, __: object, output: torch.Tensor) -> None:
+        module.reached = output  # type: ignore[assignment]
+        raise Reached
+
+    def run() -> None:
+        pixels = torch.rand(units, *SHAPE, device=model.device)
+        hook = module.register_forward_hook(stop)
+        try:
+            for _ in range(steps):
+                leaf = pixels.detach().requires_grad_()
+                try:
+                    model(leaf)
+                except Reached:
+                    maps = module.reached
+                torch.autograd.grad(maps[own, own].flatten(1).mean(1).sum(), leaf)
+        finally:
+            hook.remove()
+            del module.reached
+
+    return run
+
+
+def lucent(net: nn.Module, layer: str, steps: int) -> Run:
+    """torch-lucent as its documentation has it, one unit: it enlarges the picture to 224 and runs the whole network."""
+    from lucent.optvis import param, render
+
+    def run() -> None:
+        begin = lambda: param.image(SIDE, fft=True, decorrelate=True)  # noqa: E731
+        render.render_vis(
+            net, f"{layer.replace('.', '_')}:0", begin, thresholds=(steps,), show_image=False, progress=False
+        )
+
+    return run
+
+
+def beside_lucent(table: Table, device: str, quick: bool) -> None:
+    if find_spec("lucent") is None:
+        table.note(f"{device}: torch-lucent is not installed (make bench installs it)", "")
+        return
+    steps = 8 if quick else 32
+    for layer, demands in PEER.items():
+        # Each has a network of its own: lucent's has its parameters trainable, and keeps its hooks.
+        model, other = classifier(network("vgg16", device)), network("vgg16", device)
+        runs = {"convscope": ours(model, layer, UNITS, steps), "lucent": lucent(other, layer, steps)}
+        times = interleaved(runs, seconds=10 if quick else 60, least=3, device=device)
+        faster = UNITS * ratio(times, "lucent", "convscope")
+        table.at_least(f"vgg16 {layer} {device}: unit-steps/s / torch-lucent's", faster, demands[device != "cpu"])
+        table.note(f"vgg16 {layer} {device}: ours", 1000 * middle(times, "convscope") / steps / UNITS, "ms")
+
+
+def beside_bound(table: Table, name: str, device: str, quick: bool) -> None:
+    steps = 16 if quick else 48
+    for layer in BOUND[name]:
+        for units in (UNITS,) if quick else (UNITS, 1):
+            model = classifier(network(name, device).requires_grad_(False))
+            runs = {"ours": ours(model, layer, units, steps), "bound": by_hand(model, layer, units, steps)}
+            times = interleaved(runs, seconds=10 if quick else 40, least=3, device=device)
+            what = f"{name} {layer} b{units} {device}: unit-step / forward+backward"
+            if name == "vgg16" and units == UNITS:
+                table.at_most(what, ratio(times, "ours", "bound"), MOST)
+            else:
+                table.note(what, ratio(times, "ours", "bound"))
+
+
+def main() -> None:
+    chosen = options(__doc__ or "").parse_args()
+    warnings.filterwarnings("ignore", module="lucent|kornia")
+    table = Table("Patterns: unit-steps beside torch-lucent, and beside a bare forward and backward pass")
+    for device in devices():
+        beside_lucent(table, device, chosen.quick)
+        for name in BOUND:
+            beside_bound(table, name, device, chosen.quick)
+    table.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
