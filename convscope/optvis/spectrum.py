@@ -90,7 +90,7 @@ def resized(magnitudes: Tensor, height: int, width: int) -> Tensor:
     side = max(height, width)
     rows = torch.fft.fftfreq(height, dtype=torch.float64)[:, None].expand(-1, width // 2 + 1) * side
     cols = torch.fft.rfftfreq(width, dtype=torch.float64).expand(height, -1) * side
-    beyond = torch.maximum(rows.abs(), cols).div(SIDE // 2 - 1).clamp_min(1)
+    beyond = torch.maximum(rows.abs(), cols).div(SIDE // 2).clamp_min(1)
     planes = torch.fft.fftshift(magnitudes.double(), dim=1)  # rows -128 to 127, columns 0 to 128
     grid = torch.stack([cols / beyond / (SIDE // 4) - 1, (rows / beyond + SIDE // 2) / (SIDE - 1) * 2 - 1], -1)
     found = F.grid_sample(planes[None], grid[None], "bilinear", "border", align_corners=True)[0]
