@@ -25,7 +25,7 @@ def cat(side, channels=3):
 
 
 def waves(coefficients, height, width):
-    """The inverse of a real picture's Fourier transform, as a sum of waves; ``coefficients``: rows, half the columns."""
+    """The inverse of a real picture's Fourier transform, as a sum of waves, of rows and half of the columns."""
     plane = np.zeros((height, width))
     rows, cols = np.mgrid[:height, :width]
     for k in range(height):

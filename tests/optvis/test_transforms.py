@@ -45,7 +45,7 @@ def looked_at(image, row, col, fill):
 
 
 def by_hand(image, place, size, fill="reflect"):
-    """The picture in which (row, col) from the middle shows what lies at ``place(row, col)`` from the image's middle."""
+    """The picture that shows at (row, col) from its middle what lies at ``place(row, col)`` from the image's."""
     _, height, width = image.shape
     out = np.zeros((len(image), *size))
     for r in range(size[0]):
