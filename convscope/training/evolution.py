@@ -31,6 +31,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convscope.errors import UsageError
+from convscope.images.frame import Framing
 from convscope.images.sheet import headed, save_each
 from convscope.instrument.address import Address, parse_address
 from convscope.instrument.layers import resolve
@@ -97,6 +98,7 @@ class Evolution:
             image = next((pixels[:1] for _, pixels in batches_of(photos, self.classifier)), None)
             if image is None:
                 raise UsageError("photos holds no photos")
+            self._canvas = (image.shape[2], image.shape[3])
             wanted = default_units(self.classifier, image) if units is None else units
             self.units = _units(self.classifier, [wanted] if isinstance(wanted, str) else wanted, image)
             tried = [
@@ -181,7 +183,11 @@ class Evolution:
         """What units of a layer want, by their names, where that was asked for."""
         if self.patterns is None:
             return []
-        found = visualize(plan_patterns(self.classifier, layer, units=units, steps=self.patterns))
+        own = self.classifier
+        if own.framing.size is None:  # what it takes is what its photos are
+            look = Framing(self._canvas)
+            own = Classifier(own.network, own.classes, mean=own.mean, std=own.std, channels=own.channels, framing=look)
+        found = visualize(plan_patterns(own, layer, units=units, steps=self.patterns))
         return [(name, found.picture(row)) for row, name in enumerate(found.names)]
 
     def _write(

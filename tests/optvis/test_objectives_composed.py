@@ -61,6 +61,13 @@ def test_one_unit_is_weighed_against_many():
     )
 
 
+def test_groups_of_two_and_three_are_whole_in_groups_of_six():
+    both = diversity(SMALL, 2) + diversity(SMALL, 3)
+    assert both.group == (ONE + both).group == (A.repeated(2) + both).group == 6
+    images = photos(6, height=SIZE[0], width=SIZE[1])
+    near(scores(both, images), scores(diversity(SMALL, 2), images) + scores(diversity(SMALL, 3), images))
+
+
 def test_what_is_read_is_named_once():
     both = A + 2 * A - B
     assert [need.layer for need in both.needs] == [MAPS, SMALL]

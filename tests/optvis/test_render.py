@@ -22,7 +22,7 @@ from convscope.optvis.objectives import (
 from convscope.optvis.parameterizations import Pixel
 from convscope.optvis.recipes import RECIPES
 from convscope.optvis.render import Ascent, How, render
-from convscope.optvis.transforms import noise, transformed
+from convscope.optvis.transforms import Transform, noise, transformed
 from tests.nets import MEAN, STD, classifier_of, photos, seeded, vgg_like, with_relu6
 from tests.oracles import near
 
@@ -111,6 +111,17 @@ def test_a_step_goes_up_the_mean_of_all_views():
     gradient = torch.autograd.grad(mean.sum(), leaf)[0]
     size = gradient.pow(2).mean((1, 2, 3), keepdim=True).sqrt() + 1e-5
     near(found.images * 255, leaf + gradient / size)
+
+
+def test_transforms_are_told_which_share_of_the_steps_is_over():
+    told = []
+    watching = Transform("watching", paint=lambda images, draws, done: told.append(done) or images)
+    how = How(Pixel(), Ascent, 5, (watching,))
+    render(classifier_of(vgg_like(), seed=3), channel("3", 2), how, SHAPE, [1])
+    assert told == [0, 0.25, 0.5, 0.75, 1]
+    told.clear()
+    render(classifier_of(vgg_like(), seed=3), channel("3", 2), replace(how, steps=1), SHAPE, [1])
+    assert told == [0]
 
 
 @every_recipe

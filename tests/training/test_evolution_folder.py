@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from convscope.errors import ConvscopeError, Inapplicable, RuleError, UsageError
+from convscope.images.frame import Framing
 from convscope.methods import configure
 from convscope.models.classifier import Classifier
 from convscope.models.zoo.mnist_convnet import mnist_convnet
@@ -263,3 +264,22 @@ def test_features_of_digits_grow(tmp_path):
     assert min(mean[1:]) > mean[0] > 0, "the last layer's units respond more"
     assert sum(one.jumped for one in deep) > 0
     assert all((tmp_path / f"merged-{step:06d}.png").exists() for step in (1, 2, 4))
+
+
+def test_what_units_want_lies_beside_their_photos_and_below_them_on_the_sheet(tmp_path):
+    plain = watching(vgg(), tmp_path / "plain", photos=photos(3, 3, 22, 27))
+    watch = watching(vgg(), tmp_path / "new", photos=photos(3, 3, 22, 27), patterns=5)
+    before = torch.random.get_rng_state()
+    for one in (plain, watch):
+        one(3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    files = [snapshot.pattern for snapshot in watch.snapshots]
+    assert files[0] == "step-000003/2_1-pattern.png"
+    own = vgg()
+    framed = Classifier(own.network, own.classes, mean=own.mean, std=own.std, framing=Framing((22, 27)))
+    wanted = Scope(framed, progress=False).visualize("5:1", steps=5)
+    kept = dict(zip([snapshot.unit for snapshot in watch.snapshots], files, strict=True))["5:1"]
+    assert np.array_equal(np.asarray(Image.open(watch.out / kept)), np.asarray(wanted.picture()))
+    assert not any(snapshot.pattern for snapshot in plain.snapshots)
+    assert watch.sheet().height > plain.sheet().height
+    assert read_snapshots(watch.out / "snapshots.jsonl") == list(watch.snapshots)
