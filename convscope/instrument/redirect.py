@@ -45,6 +45,5 @@ class _Redirect(torch.autograd.Function):
     def backward(ctx: Any, signal: Tensor) -> Any:
         above, below = ctx.saved_tensors
         plain = signal * (above & below)
-        blocked = ~plain.flatten(1).any(1)
-        up = signal.relu() * below
-        return torch.where(blocked.view(-1, *[1] * (signal.ndim - 1)), up, plain), None, None
+        going = plain.any(tuple(range(1, plain.ndim)), keepdim=True)  # of one dimension each value is a sample
+        return torch.where(going, plain, signal.relu() * below), None, None
