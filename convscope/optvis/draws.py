@@ -28,8 +28,7 @@ class Draws:
     """What is drawn for the pictures with these seeds at a step, in the order in which it is asked for."""
 
     def __init__(self, seeds: Sequence[int], step: int) -> None:
-        steps = mixed(mixed(np.array([step], np.uint64)))  # twice, or seed 3 at step 5 were seed 5 at step 3
-        self._words = mixed(np.array(seeds, np.uint64)) ^ steps
+        self._words = mixed(np.array(seeds, np.uint64)) ^ mixed(np.array([step], np.uint64))
 
     def __len__(self) -> int:
         return len(self._words)
