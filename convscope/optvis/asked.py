@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from convscope.errors import UsageError
@@ -35,7 +36,7 @@ def objective_of(classifier: Classifier, what: str, units: Units | None, negativ
 
     And what its user should know of it. ``units`` may be given apart; none are all of the layer.
     """
-    if what == LOGITS or what.startswith(f"{LOGITS}:"):
+    if what.startswith(LOGITS):
         return _classes(classifier, what, units, negative), []
     image = plan.blank(classifier, plan.whole_canvas(classifier))
     address = resolve_one(classifier.network, what, image, through=classifier)
@@ -53,12 +54,15 @@ def objective_of(classifier: Classifier, what: str, units: Units | None, negativ
     return (-found if negative else found), notes
 
 
-def _units(classifier: Classifier, address: Address, units: Units | None) -> Units:
+def _units(classifier: Classifier, address: Address, units: Units | None) -> Sequence[int]:
     if units is None:
         return address.units if address.units is not None else range(_width(classifier, address))
     if address.units is not None:
         raise UsageError(f"{address} names units already: leave out units=, or name the layer alone")
-    return units
+    given = [units] if isinstance(units, int | str) else list(units)
+    if any(isinstance(unit, str) for unit in given):
+        raise UsageError(f"units of a layer are numbers, got {given[:6]}")
+    return [int(unit) for unit in given]
 
 
 def _width(classifier: Classifier, address: Address) -> int:
@@ -77,10 +81,10 @@ def _classes(classifier: Classifier, what: str, units: Units | None, negative: b
         try:
             found = [classes.find(names)]  # one name, which may hold commas
         except UsageError:
-            found = list(dict.fromkeys(classes.find(name) for name in names.split(",")))  # synonyms are one class
+            found = [classes.find(name) for name in names.split(",")]
     elif units is None:
         found = list(range(len(classes)))
     else:
-        found = [classes.find(unit) for unit in logit(units).needs[0].units]
+        found = [classes.find(unit) for unit in ([units] if isinstance(units, int | str) else units)]
     objective = replace(logit(found), names=tuple(classes.short(index) for index in found))
     return -objective if negative else objective

@@ -21,7 +21,7 @@ from convscope.optvis.recipes import FOURIER, Recipe
 from convscope.optvis.render import Ascent, How, render
 from convscope.optvis.transforms import jitter, rotate, scale
 from convscope.progress import track
-from convscope.types import OneImage, Scores
+from convscope.types import OneImage
 
 OCTAVES, RATIO = 4, 1.4  # sizes that a dream goes through, each so many times as large as the one before
 STEPS = 20  # at each of them
@@ -68,7 +68,6 @@ def dream(
         parameters = recipe.how.parameterization.encode(start.clamp(0, 1))
         found = render(classifier, objective, recipe.how, shape, [seed], start=parameters, label=f"{height}x{width}")
         detail = found.images - base
-    found = replace(found, before=_before(classifier, objective, recipe, image))
     return plain(classifier, found, (name,), recipe, f"{objective.name(0)} on {name}", seed)
 
 
@@ -103,13 +102,6 @@ def _raised(classifier: Classifier, image: OneImage, what: str | Objective) -> O
     if objective.count > 1:
         raise UsageError(f"a dream raises one score, {what} has {objective.count}: name one unit, or the layer alone")
     return objective
-
-
-def _before(classifier: Classifier, objective: Objective, recipe: Recipe, image: OneImage) -> Scores:
-    """The photo's own score, before all sizes: that of the last size's start has most of the dream in it already."""
-    shape = (image.shape[1], image.shape[2], image.shape[3])
-    start = recipe.how.parameterization.encode(image)
-    return render(classifier, objective, replace(recipe.how, steps=0), shape, [0], start=start).before
 
 
 def _runs(classifier: Classifier, objective: Objective, size: list[int]) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from convscope.errors import UsageError, some
+from convscope.errors import UsageError
 from convscope.images.lettering import Line
 from convscope.images.sheet import contact_sheet, save_each
 from convscope.images.show import figure_of, png_of
@@ -52,8 +51,7 @@ class Patterns:
 
     def __getitem__(self, rows: int | slice) -> Patterns:
         """One of them, or some."""
-        if not isinstance(rows, slice):
-            rows = index(rows)  # numpy's integers too
+        if isinstance(rows, int):
             if not -len(self) <= rows < len(self):
                 raise IndexError(f"pattern {rows} of {len(self)}")
             rows = slice(rows, rows + 1 or None)
@@ -134,10 +132,7 @@ def plain(
     verdicts = tuple("" if risen else STUCK for risen in (found.after > found.before).tolist())
     settings = {"model": classifier.name, "recipe": recipe.name, "steps": recipe.how.steps, "seed": seed}
     settings["size"] = list(found.images.shape[2:])
-    stuck = [name for name, verdict in zip(names, verdicts, strict=True) if verdict]
-    notes = (f"{some(stuck)} {STUCK}",) if stuck else ()
-    scores = (found.before, found.after, unknown, unknown)
-    return Patterns(found.images, names, recipe, *scores, verdicts, settings, title, notes)
+    return Patterns(found.images, names, recipe, found.before, found.after, unknown, unknown, verdicts, settings, title)
 
 
 TENSORS = ("raw", "before", "after", "peaks", "natural")
@@ -164,8 +159,8 @@ def pattern_sheet(
     """Patterns on one sheet. ``rows``: what ``Patterns.rows`` gives; ``prefix``: what all their names begin with."""
     marks = {i: row["verdict"] for i, row in enumerate(rows) if row["verdict"]}
     labels = [_label(row, prefix) for row in rows]
-    side = tile or max([128, *(max(picture.size) for picture in pictures)])
-    columns = columns or 16 if len(rows) > 64 else columns or 8
+    side = tile or max(128, max(max(picture.size) for picture in pictures))
+    columns = columns or min(16 if len(rows) > 64 else 8, len(rows))
     return contact_sheet(pictures, labels, columns=columns, tile=side, title=heading, marks=marks)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil, inf
 
 import torch
 
-from convscope.errors import ModelError, UsageError
+from convscope.errors import UsageError
 from convscope.instrument.address import Address
 from convscope.instrument.receptive_field import receptive_field
 from convscope.instrument.record import record
@@ -27,28 +26,12 @@ MOST = 128  # pixels of a side of a canvas, unless the network's input has to be
 MARGIN = 48  # pixels beside a receptive field
 SLACK = 2.0  # memory beside the values that are kept: gradients on their way, and scratch space of convolutions
 ANY = 224  # of a network that takes any size
-COPIES = 4  # of the layers' own outputs, beside what a pass keeps: of the start and the end, to record, and of gradients
 AT_ONCE = {"cpu": 16}  # pictures in a batch, beyond which a larger one is no faster; elsewhere 128
-REFUSALS = (RuntimeError, ValueError, AssertionError)  # with which torch and networks meet a size that they do not take
 
 
 def whole_canvas(classifier: Classifier) -> tuple[int, int]:
     """The network's own input."""
     return classifier.framing.size or (ANY, ANY)
-
-
-@contextmanager
-def assumed_size(classifier: Classifier) -> Iterator[None]:
-    """Of a network whose input size nobody said, and that does not run on the usual one, say that."""
-    try:
-        yield
-    except REFUSALS as error:
-        if classifier.framing.size is not None:
-            raise
-        raise ModelError(
-            f"{classifier.name} fails on an input of {ANY}x{ANY} ({_first_line(error)}): give the model's own size, "
-            "size= or --size"
-        ) from error
 
 
 def canvas_for(classifier: Classifier, needs: Sequence[Need]) -> tuple[int, int]:
@@ -85,13 +68,9 @@ def blank(classifier: Classifier, size: tuple[int, int]) -> Images:
 def _runs(classifier: Classifier, layers: Sequence[str], size: tuple[int, int]) -> bool:
     try:
         shapes(classifier, layers, size)
-    except REFUSALS:
+    except RuntimeError:
         return False
     return True
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["no reason given"])[0]
 
 
 def shapes(classifier: Classifier, layers: Sequence[str], size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
@@ -121,10 +100,11 @@ def check(
         raise UsageError(f"a canvas of {height}x{width} has no pixels")
     try:
         found = shapes(classifier, layers, size) if layers else {}
-    except REFUSALS as error:
+    except RuntimeError as error:
+        first = (str(error).splitlines() or ["no reason given"])[0]
         raise UsageError(
-            f"{classifier.name} does not run on a canvas of {height}x{width} as far as {', '.join(layers)} "
-            f"({_first_line(error)}): give another size"
+            f"{classifier.name} does not run on a canvas of {height}x{width} as far as {', '.join(layers)} ({first}): "
+            "give another size"
         ) from error
     seen = transformed(blank(classifier, size), transforms, Draws([0], 0)).shape[2:]
     if layers and seen != size and not _runs(classifier, layers, (seen[0], seen[1])):
@@ -180,7 +160,7 @@ def _kept_bytes(classifier: Classifier, layers: Sequence[str], shape: Shape) -> 
     own = 16 * shape[0] * shape[1] * shape[2] * 4
     try:
         taken = trace(classifier.network, blank(classifier, shape[1:]), through=classifier)
-    except REFUSALS:  # what comes after the layers does not take this size
+    except RuntimeError:  # what comes after the layers does not take this size
         full = whole_canvas(classifier)
         share = shape[1] * shape[2] / (full[0] * full[1])
         taken = trace(classifier.network, blank(classifier, full), through=classifier)
@@ -190,7 +170,7 @@ def _kept_bytes(classifier: Classifier, layers: Sequence[str], shape: Shape) -> 
         return taken.held_bytes + own
     leading = set().union(*(taken.leading_to(value) for value in events))
     sizes = {v.memory: v.bytes for op in taken.ops for v in op.outputs if v.index in leading}
-    return sum(sizes.values()) + COPIES * sum(value.bytes for value in events) + own
+    return sum(sizes.values()) + own
 
 
 def unrectified(classifier: Classifier, address: Address) -> Address:

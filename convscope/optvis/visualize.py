@@ -47,7 +47,6 @@ class Job:
     batch: int
     title: str
     notes: tuple[str, ...] = ()
-    negative: bool = False
     photos: Images | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -136,17 +135,10 @@ class Job:
         """The strongest answer of each picture's unit to the photos."""
         found = torch.full_like(like, torch.nan)
         units = [self.own.unit(row, self.classifier.classes) for row in rows]
-        if self._strongest is None or None in units:
+        if self.photos is None or None in units:
             return found
-        return self._strongest[[unit for _, unit in units]].to(like)  # type: ignore[misc]
-
-    @cached_property
-    def _strongest(self) -> Tensor | None:
-        """Of all units of the layer, once for all batches."""
-        found = self.own.unit(0, self.classifier.classes)
-        if self.photos is None or found is None:
-            return None
-        return _strongest(self.classifier, self.photos, found[0].layer)
+        strongest = _strongest(self.classifier, self.photos, units[0][0].layer)  # type: ignore[index]
+        return strongest[[unit for _, unit in units]].to(like)  # type: ignore[misc]
 
 
 def plan_patterns(
@@ -184,7 +176,7 @@ def plan_patterns(
     shape = (classifier.channels, *full)
     batch = plan.batch_of(classifier, objective, shape, made.how.views, budget)
     title = layers[0] if len(layers) == 1 and not isinstance(what, Objective) else own.name(0)
-    return Job(classifier, own, objective, made, shape, seed, batch, title, tuple(notes), negative, photos)
+    return Job(classifier, own, objective, made, shape, seed, batch, title, tuple(notes), photos)
 
 
 def visualize(job: Job) -> Patterns:
