@@ -109,11 +109,11 @@ def _jobs(scope: Scope, what: str, photos: list[str] | None, options: dict[str, 
 
 def _layers(scope: Scope, what: str) -> list[str]:
     from convscope.cli.photos import explained_size
-    from convscope.optvis.asked import layers_of
+    from convscope.optvis.asked import layers_of, merged
 
     with explained_size(scope):
-        found = [layer for part in listed_layers(what) for layer in layers_of(scope.classifier, part)]
-    return list(dict.fromkeys(found))
+        found = [layer for part in listed_layers(what) or [what] for layer in layers_of(scope.classifier, part)]
+    return merged(found)
 
 
 def _made(jobs: Sequence[Job], out: Path) -> list[dict[str, Any]]:
@@ -161,19 +161,19 @@ def _compared(jobs: dict[str, list[Job]], out: Path, model: str) -> list[Path]:
     from convscope.cli.files import placed
     from convscope.images.lettering import Line
     from convscope.images.sheet import contact_sheet
-    from convscope.images.slug import slug
-    from convscope.optvis.folder import PatternFolder
+    from convscope.optvis.folder import PatternFolder, stem
 
     files = []
+    folders = {stage: PatternFolder(out / stage) for stage in jobs}
     for i, job in enumerate(jobs[""]):
         tiles, labels = [], []
         for row in range(len(job)):
             for stage, found in jobs.items():
-                line = PatternFolder(out / stage).rows(found[i])[row]
-                tiles.append(PatternFolder(out / stage).picture(line["file"]))
+                line = folders[stage].rows(found[i])[row]
+                tiles.append(folders[stage].picture(line["file"]))
                 unit, when = line["name"].removeprefix(f"{job.title}:"), stage.replace("-", " ") or "before"
                 labels.append([Line(unit), Line(f"{when}: {line['after']:.3g}")])
-        file = out / f"evolution-{slug(job.title)}.png"
+        file = out / f"evolution-{stem(job)}.png"
         with placed(file) as draft:
             title = f"{job.title}: {model}, then the run"
             contact_sheet(tiles, labels, columns=max(8 // len(jobs), 1) * len(jobs), tile=128, title=title).save(draft)
@@ -207,6 +207,8 @@ def _of_photo(
             found = scope.caricature(photo, what, **options)
         name = f"{kind}-{slug(photo.stem)}-{slug(what)}.png"
         found.picture().save(draft / name)
+    for remark in found.notes:
+        note(remark)
     if json:
         emit({"file": out / name, **found.about()})
     else:

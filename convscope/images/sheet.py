@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -54,6 +54,9 @@ def contact_sheet(
         raise UsageError(f"{len(images)} pictures but {len(labels)} labels")
     columns = min(columns, len(images))
     marked = dict.fromkeys(_indices(dead, len(images)), "dead") | dict(marks or {})
+    for i in marked:
+        if not 0 <= i < len(images):
+            raise UsageError(f"marks name picture {i}, but there are {len(images)}")
     side = tile if tile is not None else _side(max(max(image.size) for image in images), columns)
     images = [_fit(image, side) for image in images]
     for i, word in marked.items():
@@ -216,12 +219,21 @@ def _cross_out(image: Image.Image, word: str) -> None:
     stroke = max(1, min(4, min(image.size) // 60))
     pen.line((0, 0, width - 1, height - 1), fill=MARK, width=stroke)
     pen.line((0, height - 1, width - 1, 0), fill=MARK, width=stroke)
-    (face,) = font(max(7, min(20, width * 4 // (5 * len(word)), height // 3)), word).fonts
+    face = _face_for(word, width, height)
     centre = (width / 2, height / 2)
     left, top, right, bottom = pen.textbbox(centre, word, font=face, anchor="mm")
     pad = max(1, int(face.size) // 4)
     pen.rounded_rectangle((left - pad, top - pad, right + pad, bottom + pad), radius=pad, fill=MARK)
     pen.text(centre, word, font=face, anchor="mm", fill="white")
+
+
+def _face_for(word: str, width: int, height: int) -> Any:
+    """As large as leaves a tenth of the width on either side of the word, and is not too loud."""
+    size = min(20, width // 5, height // 3)
+    while size > 7 and font(size, word).getlength(word) > 0.8 * width:
+        size -= 1
+    (face,) = font(max(7, size), word).fonts
+    return face
 
 
 def _file_names(labels: Sequence[str], numbers: Sequence[str]) -> list[str]:

@@ -9,4 +9,5 @@ import unicodedata
 def slug(text: str) -> str:
     """A name that every file system takes, as near to the text as that allows."""
     text = unicodedata.normalize("NFC", text).casefold()
-    return re.sub(r"[^\w.,@]+", "-", text).strip("-.")[:60] or "unnamed"
+    name = re.sub(r"[^\w.,@]+", "-", text).strip("-.")[:60].strip("-.") or "unnamed"
+    return f"_{name}" if re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name) else name  # Windows' devices

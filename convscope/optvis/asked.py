@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from convscope.errors import UsageError
-from convscope.instrument.address import Address
+from convscope.instrument.address import Address, parse_address
 from convscope.instrument.layers import resolve, resolve_one
 from convscope.instrument.trace import trace
 from convscope.models.classifier import Classifier
@@ -31,12 +31,25 @@ def layers_of(classifier: Classifier, pattern: str) -> list[str]:
     return [str(address) for address in same.values()]
 
 
+def merged(addresses: Sequence[str]) -> list[str]:
+    """Units of a layer that are named apart as one address, so that they are one sheet; a neuron stays alone."""
+    found: dict[str, Address] = {}
+    for one in map(parse_address, addresses):
+        key = one.key if one.position is None else str(one)
+        before = found.setdefault(key, one)
+        if before.units is None or one.units is None:
+            found[key] = replace(before, units=None)
+        else:
+            found[key] = replace(before, units=tuple(dict.fromkeys((*before.units, *one.units))))
+    return [str(address) for address in found.values()]
+
+
 def objective_of(classifier: Classifier, what: str, units: Units | None, negative: bool) -> tuple[Objective, list[str]]:
     """An address's objective: ``layer``, ``layer:0-63``, ``layer:12@7,4``, ``@logits`` or ``@logits:tench,goldfish``.
 
     And what its user should know of it. ``units`` may be given apart; none are all of the layer.
     """
-    if what.startswith(LOGITS):
+    if what == LOGITS or what.startswith(f"{LOGITS}:"):
         return _classes(classifier, what, units, negative), []
     image = plan.blank(classifier, plan.whole_canvas(classifier))
     address = resolve_one(classifier.network, what, image, through=classifier)
@@ -54,15 +67,12 @@ def objective_of(classifier: Classifier, what: str, units: Units | None, negativ
     return (-found if negative else found), notes
 
 
-def _units(classifier: Classifier, address: Address, units: Units | None) -> Sequence[int]:
+def _units(classifier: Classifier, address: Address, units: Units | None) -> Units:
     if units is None:
         return address.units if address.units is not None else range(_width(classifier, address))
     if address.units is not None:
         raise UsageError(f"{address} names units already: leave out units=, or name the layer alone")
-    given = [units] if isinstance(units, int | str) else list(units)
-    if any(isinstance(unit, str) for unit in given):
-        raise UsageError(f"units of a layer are numbers, got {given[:6]}")
-    return [int(unit) for unit in given]
+    return units
 
 
 def _width(classifier: Classifier, address: Address) -> int:
@@ -81,10 +91,10 @@ def _classes(classifier: Classifier, what: str, units: Units | None, negative: b
         try:
             found = [classes.find(names)]  # one name, which may hold commas
         except UsageError:
-            found = [classes.find(name) for name in names.split(",")]
+            found = list(dict.fromkeys(classes.find(name) for name in names.split(",")))  # synonyms are one class
     elif units is None:
         found = list(range(len(classes)))
     else:
-        found = [classes.find(unit) for unit in ([units] if isinstance(units, int | str) else units)]
+        found = [classes.find(unit) for unit in logit(units).needs[0].units]
     objective = replace(logit(found), names=tuple(classes.short(index) for index in found))
     return -objective if negative else objective

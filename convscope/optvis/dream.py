@@ -21,7 +21,7 @@ from convscope.optvis.recipes import FOURIER, Recipe
 from convscope.optvis.render import Ascent, How, render
 from convscope.optvis.transforms import jitter, rotate, scale
 from convscope.progress import track
-from convscope.types import OneImage
+from convscope.types import OneImage, Scores
 
 OCTAVES, RATIO = 4, 1.4  # sizes that a dream goes through, each so many times as large as the one before
 STEPS = 20  # at each of them
@@ -55,7 +55,8 @@ def dream(
     """
     if octaves < 1:
         raise UsageError(f"a dream goes through at least 1 size, got {octaves}")
-    objective = _raised(classifier, image, what)
+    with plan.on_canvas(classifier, (image.shape[2], image.shape[3])):
+        objective = _raised(classifier, image, what)
     recipe = DREAM.with_steps(steps)
     plan.check(classifier, objective, (image.shape[2], image.shape[3]))
     sizes = [[max(round(side / RATIO**i), 1) for side in image.shape[2:]] for i in reversed(range(octaves))]
@@ -68,6 +69,7 @@ def dream(
         parameters = recipe.how.parameterization.encode(start.clamp(0, 1))
         found = render(classifier, objective, recipe.how, shape, [seed], start=parameters, label=f"{height}x{width}")
         detail = found.images - base
+    found = replace(found, before=_before(classifier, objective, recipe, image))
     return plain(classifier, found, (name,), recipe, f"{objective.name(0)} on {name}", seed)
 
 
@@ -81,7 +83,8 @@ def caricature(
     seed: int = 0,
 ) -> Patterns:
     """Pictures, made from noise, whose activations in a layer point the same way as photos' "b c h w", and further."""
-    address = resolve_one(classifier.network, layer, images, through=classifier)
+    with plan.on_canvas(classifier, (images.shape[2], images.shape[3])):
+        address = resolve_one(classifier.network, layer, images, through=classifier)
     if address.units is not None:
         raise UsageError(f"{layer}: a caricature is of a whole layer, leave out the units")
     objective = cosine(address.key, layer_maps(classifier, images, address), POWER)
@@ -102,6 +105,13 @@ def _raised(classifier: Classifier, image: OneImage, what: str | Objective) -> O
     if objective.count > 1:
         raise UsageError(f"a dream raises one score, {what} has {objective.count}: name one unit, or the layer alone")
     return objective
+
+
+def _before(classifier: Classifier, objective: Objective, recipe: Recipe, image: OneImage) -> Scores:
+    """The photo's own score, before all sizes: that of the last size's start has most of the dream in it already."""
+    shape = (image.shape[1], image.shape[2], image.shape[3])
+    start = recipe.how.parameterization.encode(image)
+    return render(classifier, objective, replace(recipe.how, steps=0), shape, [0], start=start).before
 
 
 def _runs(classifier: Classifier, objective: Objective, size: list[int]) -> bool:

@@ -1,6 +1,6 @@
 """Patterns in a folder: a PNG each, a line each in ``patterns.jsonl``, a sheet a layer. It can be gone on with.
 
-patterns.jsonl            one line a pattern: layer, name, file, key, before, after, peak, natural, verdict
+patterns.jsonl            one line a pattern: layer, file, key, digest, name, before, after, peak, natural, verdict
 features.10/0012.png      each pattern alone
 features.10.png           all of a layer
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from convscope.data.cache import replacing
+from convscope.data.cache import key_of, replacing
 from convscope.errors import ConvscopeError
 from convscope.images.slug import slug
 from convscope.optvis.objectives import LOGITS
@@ -46,7 +46,8 @@ class PatternFolder:
                 file = self.file(job, row)
                 with replacing(self.path / file) as draft:
                     patterns.picture(i).save(draft, "PNG")
-                lines.append({"layer": job.title, "file": file, "key": job.key(row), **told})
+                    digest = key_of(draft.read_bytes())
+                lines.append({"layer": job.title, "file": file, "key": job.key(row), "digest": digest, **told})
             with (self.path / LINES).open("a", encoding="utf-8") as opened:
                 opened.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         self._lines |= {line["file"]: line for line in lines}
@@ -59,7 +60,7 @@ class PatternFolder:
         """All patterns of a job on one sheet."""
         rows = self.rows(job)
         pictures = [self.picture(row["file"]) for row in rows]
-        place = self.path / f"{_stem(job)}.png"
+        place = self.path / f"{stem(job)}.png"
         with self._writing(), replacing(place) as draft:
             pattern_sheet(pictures, rows, job.heading, prefix=job.title).save(draft, "PNG")
         return place
@@ -71,12 +72,17 @@ class PatternFolder:
         if found is not None and found[0].layer == LOGITS:
             name += f"-{slug(job.own.name(row).removeprefix('-'))}"
         copy = f"-{row % job.objective.group}" if job.objective.group > 1 else ""
-        return f"{_stem(job)}/{name}{copy}.png"
+        return f"{stem(job)}/{name}{copy}.png"
 
     def _line(self, job: Job, row: int) -> Mapping[str, Any] | None:
         line = self._lines.get(self.file(job, row))
-        there = line is not None and line["key"] == job.key(row) and (self.path / line["file"]).is_file()
-        return line if there else None
+        if line is None or line.get("key") != job.key(row):
+            return None
+        try:  # a kill between a picture and its line leaves it with the line of the one before
+            there = key_of((self.path / line["file"]).read_bytes())
+        except OSError:
+            return None
+        return line if there == line.get("digest") else None
 
     def picture(self, file: str) -> Image.Image:
         """One that is there."""
@@ -89,14 +95,14 @@ class PatternFolder:
     def _read(self) -> dict[str, Mapping[str, Any]]:
         """The lines by file, later ones over earlier; one that a kill cut short is passed over."""
         found: dict[str, Mapping[str, Any]] = {}
-        try:
-            text = (self.path / LINES).read_text(encoding="utf-8") if (self.path / LINES).exists() else ""
-        except (OSError, UnicodeDecodeError) as error:
+        try:  # one that was cut short may end inside of a character
+            text = (self.path / LINES).read_bytes().decode("utf-8", "replace") if (self.path / LINES).exists() else ""
+        except OSError as error:
             raise ConvscopeError(f"{self.path / LINES} cannot be read: {error}") from None
         if text and not text.endswith("\n"):
             with self._writing(), (self.path / LINES).open("a", encoding="utf-8") as opened:
                 opened.write("\n")  # so that what is added does not run on from it
-        for line in text.splitlines():
+        for line in text.split("\n"):  # names may hold other ends of lines
             try:
                 told = json.loads(line)
                 found[told["file"]] = told
@@ -114,5 +120,10 @@ class PatternFolder:
             ) from error
 
 
-def _stem(job: Job) -> str:
-    return slug(job.title) + ("-negative" if job.own.name(0).startswith("-") else "")
+def stem(job: Job) -> str:
+    """What a job's sheet and the folder of its pictures are called; no two layers alike."""
+    name = slug(job.title)
+    if name != job.title.casefold():
+        name += f"-{key_of(job.title)[:6]}"
+    at = next((f"@{need.position[0]},{need.position[1]}" for need in job.own.needs if need.position), "")
+    return f"{name}{at}" + ("-negative" if job.negative else "")

@@ -58,6 +58,22 @@ class Pixel:
         return images * self.top
 
 
+# A batch is to be its pictures one by one to the last bit, and so is the way back. What torch.sigmoid, the derivative
+# of torch.polar and the transform of a single plane round to depends on what else is in the tensor; here nothing does.
+
+
+def _planes(coefficients: Tensor, shape: Shape) -> Tensor:
+    """From the half of their Fourier transform."""
+    alone = coefficients.shape[:2] == (1, 1)
+    several = torch.cat([coefficients] * 2) if alone else coefficients
+    return torch.fft.irfft2(several, s=shape[1:], norm="ortho")[: len(coefficients)]
+
+
+def _pixels(planes: Tensor) -> Images:
+    """The sigmoid of their colours."""
+    return torch.tanh(spectrum.coloured(planes) / 2) / 2 + 0.5
+
+
 @dataclass(frozen=True)
 class Fourier:
     """Coefficients of the Fourier transform of decorrelated colours, those of high frequencies scaled down as 1/f
@@ -75,8 +91,7 @@ class Fourier:
 
     def image(self, parameters: Tensor, shape: Shape) -> Images:
         coefficients = torch.view_as_complex(parameters) * self._scale(shape, parameters)
-        planes = torch.fft.irfft2(coefficients, s=shape[1:], norm="ortho")
-        return torch.sigmoid(spectrum.coloured(planes))
+        return _pixels(_planes(coefficients, shape))
 
     def encode(self, images: Images) -> Tensor:
         planes = spectrum.decorrelated(images.clamp(1e-4, 1 - 1e-4).logit())
@@ -108,8 +123,9 @@ class Maco:
         return (draws.field((channels, height, width // 2 + 1), uniform=True) * 2 - 1) * torch.pi
 
     def image(self, parameters: Tensor, shape: Shape) -> Images:
-        planes = torch.fft.irfft2(torch.polar(self._of(shape, parameters), parameters), s=shape[1:], norm="ortho")
-        return torch.sigmoid(spectrum.coloured(planes))
+        magnitudes = self._of(shape, parameters)
+        real, imaginary = magnitudes * parameters.cos(), magnitudes * parameters.sin()
+        return _pixels(_planes(torch.complex(real, imaginary), shape))
 
     def encode(self, images: Images) -> Tensor:
         planes = spectrum.decorrelated(images.clamp(1e-4, 1 - 1e-4).logit())

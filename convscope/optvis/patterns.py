@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from convscope.errors import UsageError
+from convscope.errors import UsageError, some
 from convscope.images.lettering import Line
 from convscope.images.sheet import contact_sheet, save_each
 from convscope.images.show import figure_of, png_of
@@ -51,7 +52,8 @@ class Patterns:
 
     def __getitem__(self, rows: int | slice) -> Patterns:
         """One of them, or some."""
-        if isinstance(rows, int):
+        if not isinstance(rows, slice):
+            rows = operator.index(rows)  # numpy's integers too
             if not -len(self) <= rows < len(self):
                 raise IndexError(f"pattern {rows} of {len(self)}")
             rows = slice(rows, rows + 1 or None)
@@ -132,7 +134,10 @@ def plain(
     verdicts = tuple("" if risen else STUCK for risen in (found.after > found.before).tolist())
     settings = {"model": classifier.name, "recipe": recipe.name, "steps": recipe.how.steps, "seed": seed}
     settings["size"] = list(found.images.shape[2:])
-    return Patterns(found.images, names, recipe, found.before, found.after, unknown, unknown, verdicts, settings, title)
+    stuck = [name for name, verdict in zip(names, verdicts, strict=True) if verdict]
+    notes = (f"{some(stuck)} {STUCK}",) if stuck else ()
+    scores = (found.before, found.after, unknown, unknown)
+    return Patterns(found.images, names, recipe, *scores, verdicts, settings, title, notes)
 
 
 TENSORS = ("raw", "before", "after", "peaks", "natural")
@@ -159,17 +164,25 @@ def pattern_sheet(
     """Patterns on one sheet. ``rows``: what ``Patterns.rows`` gives; ``prefix``: what all their names begin with."""
     marks = {i: row["verdict"] for i, row in enumerate(rows) if row["verdict"]}
     labels = [_label(row, prefix) for row in rows]
-    side = tile or max(128, max(max(picture.size) for picture in pictures))
-    columns = columns or min(16 if len(rows) > 64 else 8, len(rows))
+    side = tile or max([128, *(max(picture.size) for picture in pictures)])
+    columns = columns or (16 if len(rows) > 64 else 8)
     return contact_sheet(pictures, labels, columns=columns, tile=side, title=heading, marks=marks)
 
 
 def _label(row: Mapping[str, Any], prefix: str) -> list[Line]:
     """What is written under a picture: its unit, what that says before and after, and to the best photo."""
-    lines = [Line(row["name"].removeprefix(f"{prefix}:")), Line(f"{row['before']:.3g} to {row['after']:.3g}")]
+    lines = [Line(row["name"].removeprefix(f"{prefix}:")), Line(f"{_short(row['before'])} to {_short(row['after'])}")]
     if row["natural"] is not None:
-        lines.append(Line(f"peak {row['peak']:.3g}, photos {row['natural']:.3g}"))
+        lines += [Line(f"peak {_short(row['peak'])}"), Line(f"photos {_short(row['natural'])}")]
     return lines
+
+
+def _short(value: float) -> str:
+    """A figure of which two fit under the smallest picture."""
+    size = abs(value)
+    if size and not 1e-3 <= size < 1e5:
+        return f"{value:.0e}"
+    return f"{value:.0f}" if size >= 100 else f"{value:.3g}" if size >= 0.1 else f"{value:.3f}".rstrip("0").rstrip(".")
 
 
 def joined(parts: Sequence[Patterns]) -> Patterns:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil, inf
 
 import torch
 
-from convscope.errors import UsageError
+from convscope.errors import ModelError, UsageError
 from convscope.instrument.address import Address
 from convscope.instrument.receptive_field import receptive_field
 from convscope.instrument.record import record
@@ -24,14 +25,33 @@ from convscope.types import Images
 MIB = 2**20
 MOST = 128  # pixels of a side of a canvas, unless the network's input has to be as it is
 MARGIN = 48  # pixels beside a receptive field
-SLACK = 2.0  # memory beside the values that are kept: gradients on their way, and scratch space of convolutions
+SLACK = 2.5  # memory beside the values that are kept: gradients on their way, scratch space, what an allocator holds
 ANY = 224  # of a network that takes any size
+COPIES = 4  # of the layers' own outputs, beside what a pass keeps: the start's, the end's, recorded ones, gradients
 AT_ONCE = {"cpu": 16}  # pictures in a batch, beyond which a larger one is no faster; elsewhere 128
+REFUSALS = (RuntimeError, ValueError, AssertionError)  # of torch and of networks, for a size that they do not take
 
 
 def whole_canvas(classifier: Classifier) -> tuple[int, int]:
     """The network's own input."""
     return classifier.framing.size or (ANY, ANY)
+
+
+@contextmanager
+def on_canvas(classifier: Classifier, size: tuple[int, int] | None = None) -> Iterator[None]:
+    """A network that does not run on a size that is not its own is said to; by default on the usual one, where nobody
+    said its own.
+    """
+    try:
+        yield
+    except REFUSALS as error:
+        if size is None and classifier.framing.size is not None:
+            raise
+        height, width = size or whole_canvas(classifier)
+        raise ModelError(
+            f"{classifier.name} fails on an input of {height}x{width} ({_first_line(error)}): load it with the size "
+            "that it takes, size= or --size"
+        ) from error
 
 
 def canvas_for(classifier: Classifier, needs: Sequence[Need]) -> tuple[int, int]:
@@ -68,9 +88,13 @@ def blank(classifier: Classifier, size: tuple[int, int]) -> Images:
 def _runs(classifier: Classifier, layers: Sequence[str], size: tuple[int, int]) -> bool:
     try:
         shapes(classifier, layers, size)
-    except RuntimeError:
+    except REFUSALS:
         return False
     return True
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no reason given"])[0]
 
 
 def shapes(classifier: Classifier, layers: Sequence[str], size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
@@ -100,11 +124,10 @@ def check(
         raise UsageError(f"a canvas of {height}x{width} has no pixels")
     try:
         found = shapes(classifier, layers, size) if layers else {}
-    except RuntimeError as error:
-        first = (str(error).splitlines() or ["no reason given"])[0]
+    except REFUSALS as error:
         raise UsageError(
-            f"{classifier.name} does not run on a canvas of {height}x{width} as far as {', '.join(layers)} ({first}): "
-            "give another size"
+            f"{classifier.name} does not run on a canvas of {height}x{width} as far as {', '.join(layers)} "
+            f"({_first_line(error)}): give another size"
         ) from error
     seen = transformed(blank(classifier, size), transforms, Draws([0], 0)).shape[2:]
     if layers and seen != size and not _runs(classifier, layers, (seen[0], seen[1])):
@@ -143,13 +166,14 @@ def batch_of(classifier: Classifier, objective: Objective, shape: Shape, views: 
     """How many pictures one batch holds within ``budget`` MiB, whole groups of them."""
     if not 0 < budget < inf:
         raise UsageError(f"the memory budget must be positive and finite, got {budget} MiB")
-    layers = [need.layer for need in objective.needs]
+    layers = list(dict.fromkeys(need.layer for need in objective.needs))
     each = _kept_bytes(classifier, layers, shape) * SLACK * views * objective.group
     fitting = int(budget * MIB // each)
     if fitting < 1:
+        what = "one pattern" if objective.group == 1 else f"{objective.group} patterns"
         raise UsageError(
-            f"a memory budget of {budget:g} MiB does not hold one pattern of {shape[1]}x{shape[2]}, which takes "
-            f"{each / MIB:.0f} MiB: give more, or a smaller size"
+            f"a memory budget of {budget:g} MiB does not hold {what} of {shape[1]}x{shape[2]} at once: give at least "
+            f"{ceil(each / MIB)} MiB, or a smaller size"
         )
     most = max(1, AT_ONCE.get(classifier.device.type, 128) // (views * objective.group))
     return min(fitting, most) * objective.group
@@ -160,7 +184,7 @@ def _kept_bytes(classifier: Classifier, layers: Sequence[str], shape: Shape) -> 
     own = 16 * shape[0] * shape[1] * shape[2] * 4
     try:
         taken = trace(classifier.network, blank(classifier, shape[1:]), through=classifier)
-    except RuntimeError:  # what comes after the layers does not take this size
+    except REFUSALS:  # what comes after the layers does not take this size
         full = whole_canvas(classifier)
         share = shape[1] * shape[2] / (full[0] * full[1])
         taken = trace(classifier.network, blank(classifier, full), through=classifier)
@@ -170,7 +194,7 @@ def _kept_bytes(classifier: Classifier, layers: Sequence[str], shape: Shape) -> 
         return taken.held_bytes + own
     leading = set().union(*(taken.leading_to(value) for value in events))
     sizes = {v.memory: v.bytes for op in taken.ops for v in op.outputs if v.index in leading}
-    return sum(sizes.values()) + own
+    return sum(sizes.values()) + COPIES * sum(value.bytes for value in events) + own
 
 
 def unrectified(classifier: Classifier, address: Address) -> Address:

@@ -75,7 +75,7 @@ def of_photos(photos: Iterable[Image.Image], channels: int = 3) -> Tensor:
 
 @lru_cache(maxsize=1)
 def bundled() -> Tensor:
-    """Magnitudes of public photos, made by ``docs/spectrum.py``: "3 256 129"."""
+    """Magnitudes of public photos, made by ``docs/natural_spectrum.py``: "3 256 129"."""
     from safetensors.torch import load
 
     return load(files("convscope.optvis").joinpath("spectrum.safetensors").read_bytes())["magnitudes"].float()

@@ -107,7 +107,7 @@ def _whole(images: Images) -> Window:
 
 def pad(share: float, fill: Fill = "reflect") -> Transform:
     """A border all round, so wide a share of the picture: its mirror image, or mid-grey."""
-    _within("pad", share, 0, 1)
+    _within("pad", 0, 1, share)
     if fill not in ("reflect", "grey"):
         raise UsageError(f"pad: fill is {fill!r}, not reflect or grey")
 
@@ -120,7 +120,7 @@ def pad(share: float, fill: Fill = "reflect") -> Transform:
 
 def jitter(share: float) -> Transform:
     """Moved by up to so large a share of the picture, each way and by whole pixels."""
-    _within("jitter", share, 0, 1)
+    _within("jitter", 0, 1, share)
 
     def move(window: Window, draws: Draws, done: float) -> Window:
         height, width = (np.floor(side * share) for side in window.picture)
@@ -132,9 +132,10 @@ def jitter(share: float) -> Transform:
 
 def scale(least: float, most: float) -> Transform:
     """Enlarged by a factor between the two about the middle; what is seen keeps its size."""
-    _within("scale", least, 0, inf, most)
+    _within("scale", 0, inf, least, most)
     if least <= 0:
         raise UsageError(f"scale: a factor is positive, got {least:g}")
+    _at_least("scale", most, least)
     return Transform(
         f"scale({least:g}, {most:g})", lambda window, draws, done: window.scaled(draws.uniform(least, most))
     )
@@ -142,7 +143,7 @@ def scale(least: float, most: float) -> Transform:
 
 def rotate(degrees: float) -> Transform:
     """Turned about the middle by an angle of up to so many degrees, either way."""
-    _within("rotate", degrees, 0, 180)
+    _within("rotate", 0, 180, degrees)
     most = radians(degrees)
     return Transform(f"rotate({degrees:g})", lambda window, draws, done: window.turned(draws.uniform(-most, most)))
 
@@ -152,8 +153,9 @@ def box_crop(first: float = 0.9, last: float = 0.5, spread: float = 0.08, size: 
     give or take 5 %, and its middle is spread about the picture's (Fel et al. 2023, whose boxes shrink from .5 to .05
     of 512 pixels; of a canvas of the network's own size so small a part holds nothing it could know).
     """
-    _within("box_crop", last, 0.01, 1, first)
-    _within("box_crop", spread, 0, 1)
+    _within("box_crop", 0.01, 1, first, last)
+    _within("box_crop", 0, 1, spread)
+    _at_least("box_crop", first, last)
 
     def move(window: Window, draws: Draws, done: float) -> Window:
         height, width = window.picture
@@ -168,7 +170,7 @@ def box_crop(first: float = 0.9, last: float = 0.5, spread: float = 0.08, size: 
 
 def noise(std: float, last: float | None = None) -> Transform:
     """Normal noise on every pixel, of a standard deviation that goes to ``last`` over the steps."""
-    _within("noise", std, 0, inf)
+    _within("noise", 0, inf, *((std,) if last is None else (std, last)))
     end = std if last is None else last
 
     def paint(images: Images, draws: Draws, done: float) -> Images:
@@ -177,7 +179,11 @@ def noise(std: float, last: float | None = None) -> Transform:
     return Transform(f"noise({std:g})" if last is None else f"noise({std:g}, {last:g})", paint=paint)
 
 
-def _within(name: str, value: float, low: float, high: float, other: float | None = None) -> None:
-    values = (value,) if other is None else (value, other)
-    if not all(low <= one <= high and one < inf for one in values) or (other is not None and other < value):
-        raise UsageError(f"{name}({', '.join(f'{one:g}' for one in values)}) is outside of {low:g} to {high:g}")
+def _within(name: str, low: float, high: float, *values: float) -> None:
+    if not all(low <= value <= high and value < inf for value in values):
+        raise UsageError(f"{name}({', '.join(f'{value:g}' for value in values)}) is outside of {low:g} to {high:g}")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if value < least:
+        raise UsageError(f"{name}: {value:g} must be at least {least:g}")

@@ -47,6 +47,7 @@ class Job:
     batch: int
     title: str
     notes: tuple[str, ...] = ()
+    negative: bool = False
     photos: Images | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -135,10 +136,17 @@ class Job:
         """The strongest answer of each picture's unit to the photos."""
         found = torch.full_like(like, torch.nan)
         units = [self.own.unit(row, self.classifier.classes) for row in rows]
-        if self.photos is None or None in units:
+        if self._best is None or None in units:
             return found
-        strongest = _strongest(self.classifier, self.photos, units[0][0].layer)  # type: ignore[index]
-        return strongest[[unit for _, unit in units]].to(like)  # type: ignore[misc]
+        return self._best[[unit for _, unit in units]].to(like)  # type: ignore[misc]
+
+    @cached_property
+    def _best(self) -> Tensor | None:
+        """Of all units of the layer, once for all batches."""
+        found = self.own.unit(0, self.classifier.classes)
+        if self.photos is None or found is None:
+            return None
+        return _strongest(self.classifier, self.photos, found[0].layer)
 
 
 def plan_patterns(
@@ -157,26 +165,32 @@ def plan_patterns(
 ) -> Job:
     """Settle what is to be made, and refuse what cannot be; see ``Scope.visualize``."""
     made = recipe_of(recipe).with_steps(steps)
-    notes: list[str] = []
-    if isinstance(what, Objective):
-        if units is not None:
-            raise UsageError("an objective has its units already: give units= with a layer")
-        own = -what if negative else what
-    else:
-        own, notes = objective_of(classifier, what, units, negative)
-    layers = list(dict.fromkeys(need.layer for need in own.needs))
-    full = plan.canvas_for(classifier, own.needs) if size is None else canvas_of(size)
     if copies < 1:
         raise UsageError(f"diversity is the number of pictures of each unit, at least 1, got {copies}")
-    objective = own = own.repeated(copies)
-    if copies > 1:
-        maps = next((layer for layer in layers if layer != LOGITS), None) or str(_last_maps(classifier))
-        objective = own + own.strength * diversity(maps, copies)
+    with plan.on_canvas(classifier):
+        own, notes = _own(classifier, what, units, negative)
+        layers = list(dict.fromkeys(need.layer for need in own.needs))
+        full = plan.canvas_for(classifier, own.needs) if size is None else canvas_of(size)
+        objective = own = own.repeated(copies)
+        if copies > 1:
+            maps = next((layer for layer in layers if layer != LOGITS), None) or str(_last_maps(classifier))
+            objective = own + own.strength * diversity(maps, copies)
     plan.check(classifier, objective, full, made.how.transforms)
     shape = (classifier.channels, *full)
-    batch = plan.batch_of(classifier, objective, shape, made.how.views, budget)
+    with plan.on_canvas(classifier):
+        batch = plan.batch_of(classifier, objective, shape, made.how.views, budget)
     title = layers[0] if len(layers) == 1 and not isinstance(what, Objective) else own.name(0)
-    return Job(classifier, own, objective, made, shape, seed, batch, title, tuple(notes), photos)
+    return Job(classifier, own, objective, made, shape, seed, batch, title, tuple(notes), negative, photos)
+
+
+def _own(
+    classifier: Classifier, what: str | Objective, units: Units | None, negative: bool
+) -> tuple[Objective, list[str]]:
+    if not isinstance(what, Objective):
+        return objective_of(classifier, what, units, negative)
+    if units is not None:
+        raise UsageError("an objective has its units already: give units= with a layer")
+    return (-what if negative else what), []
 
 
 def visualize(job: Job) -> Patterns:

@@ -234,6 +234,54 @@ def test_dead_tiles_are_crossed_out(dead: object) -> None:
             assert (cell[10, 42] == 20 + i).all(), "the map stays to be seen"
 
 
+def tiles_of(sheet: np.ndarray, count: int, side: int = 84) -> list[np.ndarray]:
+    return [sheet[MARGIN : MARGIN + side, MARGIN + i * (side + GAP) :][:, :side] for i in range(count)]
+
+
+def test_tiles_are_crossed_out_with_other_words() -> None:
+    marks = {1: "did not start", 2: "dead"}
+    plainly, sheet = (array(contact_sheet(plain(4), tile=84, **more)) for more in ({}, {"marks": marks}))
+    same = [(one == other).all() for one, other in zip(tiles_of(plainly, 4), tiles_of(sheet, 4), strict=True)]
+    assert same == [True, False, False, True]
+    for i in (1, 2):
+        tile = tiles_of(sheet, 4)[i]
+        assert (tile[[0, 0, -1, -1], [0, -1, 0, -1]] == MARK).all(), "from corner to corner"
+        assert (tile[30:54] > 200).all(-1).sum() > 20, "the word is white on the mark"
+    as_dead = tiles_of(array(contact_sheet(plain(4), tile=84, dead={2})), 4)
+    assert (tiles_of(sheet, 4)[2] == as_dead[2]).all()
+
+
+@pytest.mark.parametrize("side", [84, 128, 224])
+def test_a_long_word_is_as_wide_as_its_tile_allows(side: int) -> None:
+    """So that it can be read: small letters on a large tile cannot."""
+    tile = tiles_of(array(contact_sheet(plain(2, side), tile=side, marks={1: "did not start"})), 2, side)[1]
+    middle = (tile[side // 2 - 2 : side // 2 + 2] > 100).any(-1).any(0)
+    assert middle.sum() > min(0.6 * side, 110)
+    high = (tile > 200).all(-1).any(1).sum()
+    assert high >= min(side // 12, 14)
+
+
+@pytest.mark.parametrize("word", ["did not start", "dead", "a", "a word that is far too long for a tile"])
+@pytest.mark.parametrize("side", [84, 128, 300])
+def test_a_word_is_within_its_tile_and_the_picture_stays_to_be_seen(word: str, side: int) -> None:
+    sheet = array(contact_sheet(plain(3, side), tile=side, marks={1: word}))
+    first, crossed, last = tiles_of(sheet, 3, side)
+    assert (first == 20).all()
+    assert (last == 22).all()
+    between = sheet[MARGIN : MARGIN + side, MARGIN + side : MARGIN + side + GAP]
+    assert (between == 255).all()
+    assert (crossed == 21).all(-1).mean() > 0.5
+
+
+def test_a_mark_goes_before_dead_and_names_a_picture_that_is_there() -> None:
+    both = array(contact_sheet(plain(2), tile=84, dead={0}, marks={0: "stuck"}))
+    assert (both == array(contact_sheet(plain(2), tile=84, marks={0: "stuck"}))).all()
+    assert (array(contact_sheet(plain(2), tile=84, marks={})) == array(contact_sheet(plain(2), tile=84))).all()
+    for index in (2, -1):
+        with pytest.raises(UsageError, match=f"marks name picture {index}, but there are 2"):
+            contact_sheet(plain(2), marks={index: "stuck"})
+
+
 def test_dead_marks_on_tiny_and_narrow_tiles() -> None:
     for shape in [(1, 1), (1, 40), (40, 1)]:
         contact_sheet([np.zeros(shape, np.uint8)], tile=12, dead={0})

@@ -1,4 +1,4 @@
-"""Patterns of layers: what addresses ask for, verdicts, figures beside brute force, folders, dreams and caricatures."""
+"""Patterns of layers: what addresses ask for, the same picture in any company, verdicts, figures beside brute force."""
 
 import json
 
@@ -10,56 +10,94 @@ from PIL import Image
 from torch import nn
 
 import convscope as cs
-from convscope.errors import Cancelled, ConvscopeError, UsageError
+from convscope.errors import Cancelled
+from convscope.images.frame import Framing
 from convscope.instrument.address import parse_address
 from convscope.instrument.forward import layer_maps
 from convscope.models.classifier import Classifier
-from convscope.optvis import channel, direction, diversity, neuron, pad, plan
-from convscope.optvis.folder import LINES, PatternFolder
-from convscope.optvis.recipes import FOURIER
+from convscope.optvis import channel, spectrum
+from convscope.optvis.asked import layers_of, merged
 from convscope.optvis.visualize import plan_patterns, visualize
 from tests.nets import photos, seeded
+from tests.optvis.small import QUICK, small
 
 
-class Small(nn.Module):
-    """Two convolutions; a head over the mean, or one that takes 24x24 alone."""
-
-    def __init__(self, fixed=False):
-        super().__init__()
-        self.one, self.two = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 8, 3, stride=2, padding=1)
-        self.act = nn.ReLU()
-        self.head = nn.Linear(8 * 12 * 12 if fixed else 8, 4)
-        self.fixed = fixed
-
-    def forward(self, x):
-        x = self.act(self.two(F.relu(self.one(x))))
-        return self.head(x.flatten(1) if self.fixed else x.mean((2, 3)))
+def maps_of(scope, images, layer):
+    return layer_maps(scope.classifier, images, parse_address(layer))
 
 
-def small(fixed=False, **options):
-    net = seeded(Small(fixed), 4)
-    return net, cs.Scope(net, classes=["cat", "dog, hound", "cow", "ant"], size=24, progress=False, **options)
+# --- what addresses ask for
 
 
-QUICK = {"steps": 6}
+ASKED = {
+    "act": [f"act:{i}" for i in range(8)],
+    "act:2-4": ["act:2", "act:3", "act:4"],
+    "act:6,0-1": ["act:6", "act:0", "act:1"],
+    "act:1@3,4": ["act:1@3,4"],
+    "/relu": [f"/relu:{i}" for i in range(6)],
+    "head:3": ["head:3"],
+    "@last_conv:0": ["act:0"],
+    "@logits": ["cat", "dog", "cow", "ant"],
+    "@logits:hound": ["dog"],
+    "@logits:dog, hound": ["dog"],
+    "@logits:dog, hound,ant": ["dog", "ant"],
+    "@logits:ant,1": ["ant", "dog"],
+}
 
 
-def test_an_address_asks_for_units_neurons_or_classes():
+@pytest.mark.parametrize(("what", "names"), ASKED.items())
+def test_an_address_asks_for_units_neurons_or_classes(what, names):
     _, scope = small()
-    cases = {
-        "act": [f"act:{i}" for i in range(8)],
-        "act:2-4": ["act:2", "act:3", "act:4"],
-        "act:1@3,4": ["act:1@3,4"],
-        "/relu": [f"/relu:{i}" for i in range(6)],
-        "head:3": ["head:3"],
-        "@logits": ["cat", "dog", "cow", "ant"],
-        "@logits:dog, hound": ["dog"],
-        "@logits:ant,1": ["ant", "dog"],
-    }
-    for what, names in cases.items():
-        assert list(scope.visualize(what, steps=1).names) == names
-    assert scope.visualize("act", [5, 1], steps=1).names == ("act:5", "act:1")
+    assert list(scope.visualize(what, steps=1).names) == names
+
+
+@pytest.mark.parametrize("units", [[5, 1], (5, 1), iter([5, 1]), np.array([5, 1])])
+def test_units_may_be_given_apart(units):
+    _, scope = small()
+    job = plan_patterns(scope.classifier, "act", units=units)
+    assert [job.own.name(row) for row in range(len(job))] == ["act:5", "act:1"]
+
+
+@pytest.mark.parametrize("unit", [3, np.int64(3), torch.tensor(3)])
+def test_a_unit_may_be_any_integer(unit):
+    _, scope = small()
+    assert plan_patterns(scope.classifier, "act", units=unit).own.names == ("act:3",)
+    assert plan_patterns(scope.classifier, "@logits", units=unit).own.names == ("ant",)
+
+
+def test_classes_may_be_given_apart_by_name_or_index():
+    _, scope = small()
     assert scope.visualize("@logits", "hound", steps=1).names == ("dog",)
+    assert scope.visualize("@logits", ["cow", 0], steps=1).names == ("cow", "cat")
+    assert scope.visualize("@logits", range(1, 3), steps=1).names == ("dog", "cow")
+
+
+def test_both_ways_to_name_units_make_the_same_pictures():
+    _, scope = small()
+    assert torch.equal(scope.visualize("act:5,1", **QUICK).raw, scope.visualize("act", [5, 1], **QUICK).raw)
+    assert torch.equal(scope.visualize("@logits:cow", **QUICK).raw, scope.visualize("@logits", 2, **QUICK).raw)
+
+
+def test_an_objective_is_raised_as_it_is():
+    _, scope = small()
+    found = scope.visualize(channel("act", 3) - 0.5 * channel("act", 1), steps=20)
+    assert found.names == ("act:3 - 0.5 act:1",)
+    maps = maps_of(scope, found.raw, "act").mean((2, 3))[0]
+    assert float(found.after) == pytest.approx(float(maps[3] - 0.5 * maps[1]))
+    assert found.after > found.before
+    least = scope.visualize(channel("act", 3), negative=True, steps=20)
+    assert least.names == ("-act:3",)
+
+
+def test_layers_of_the_same_maps_are_one_and_units_named_apart_too():
+    net = seeded(nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    classifier = Classifier(net)
+    assert layers_of(classifier, "0*") == ["0.0", "0"]  # the block gives what its ReLU gives
+    assert layers_of(classifier, "*:2") == ["0.0:2", "0:2", "1:2"]
+    assert merged(["a:0-1", "b", "a:1,5", "b:3", "c:0@1,2", "c:0"]) == ["a:0,1,5", "b", "c:0@1,2", "c:0"]
+
+
+# --- the same picture in any company
 
 
 def test_a_units_picture_is_the_same_in_any_company_and_other_units_have_others():
@@ -70,9 +108,31 @@ def test_a_units_picture_is_the_same_in_any_company_and_other_units_have_others(
     assert not torch.allclose(several.raw[2], several.raw[3])
     assert torch.equal(scope.visualize("act:3", seed=0, **QUICK).raw, alone.raw)
     assert not torch.allclose(scope.visualize("act:3", seed=1, **QUICK).raw, alone.raw)
-    parted = scope.visualize("act", budget=1.0, **QUICK)
-    assert torch.equal(parted.raw, several.raw)
-    assert parted.names == several.names
+
+
+def test_units_begin_from_noise_of_their_own_and_so_do_layers_and_copies():
+    _, scope = small()
+    starts = torch.cat(
+        [
+            scope.visualize("two:0-2", steps=1, size=24).raw,
+            scope.visualize("act:0-2", steps=1, size=24).raw,
+            scope.visualize("act:0", steps=1, size=24, diversity=3).raw[1:],
+        ]
+    )
+    distances = torch.cdist(starts.flatten(1), starts.flatten(1)) + 100 * torch.eye(len(starts))
+    assert float(distances.min()) > 0.3
+
+
+@pytest.mark.parametrize("recipe", ["fourier", "maco", "classic"])
+def test_batches_joined_are_one_batch(recipe):
+    _, scope = small()
+    options = {"recipe": recipe, "steps": 3, "photos": photos(2, height=24, width=24)}
+    budgets = {"fourier": 1.5, "maco": 4, "classic": 1.5}
+    whole, parted = scope.visualize("act", **options), scope.visualize("act", budget=budgets[recipe], **options)
+    assert plan_patterns(scope.classifier, "act", recipe=recipe, budget=budgets[recipe]).batch < 4
+    for name in ("raw", "before", "after", "peaks", "natural"):
+        assert torch.equal(getattr(whole, name), getattr(parted, name)), name
+    assert (whole.names, whole.verdicts) == (parted.names, parted.verdicts)
 
 
 def test_several_pictures_of_a_unit_are_less_alike_than_they_would_be():
@@ -80,17 +140,36 @@ def test_several_pictures_of_a_unit_are_less_alike_than_they_would_be():
     options = {"size": 24, "steps": 60}
     several = scope.visualize("act:1", diversity=3, **options)
     assert several.names == ("act:1",) * 3
-    layer = parse_address("act")
 
-    def alike(images):
-        maps = layer_maps(scope.classifier, images, layer).flatten(2)
+    def apart(images):
+        """One less the mean cosine of their Gram matrices."""
+        maps = maps_of(scope, images, "act").flatten(2)
         grams = F.normalize((maps @ maps.transpose(1, 2)).flatten(1), dim=1)
         cosines = grams @ grams.T
-        return float(cosines.sum() - cosines.trace()) / 6
+        return 1 - float(cosines.sum() - cosines.trace()) / 6
 
     plain = torch.cat([scope.visualize("act:1", seed=seed, **options).raw for seed in (1, 2, 3)])
-    assert alike(several.raw) < alike(plain)
+    assert apart(several.raw) > 1.4 * apart(plain)
     assert bool((several.after > several.before).all())
+
+
+def test_copies_are_of_their_own_unit_in_any_company():
+    _, scope = small()
+    both = scope.visualize("act:1,4", diversity=2, budget=2.0, **QUICK)
+    assert both.names == ("act:1", "act:1", "act:4", "act:4")
+    assert torch.equal(both.raw[2:], scope.visualize("act:4", diversity=2, **QUICK).raw)
+    means = maps_of(scope, both.raw, "act").mean((2, 3))
+    assert both.after.tolist() == pytest.approx([float(means[i, unit]) for i, unit in enumerate((1, 1, 4, 4))])
+
+
+def test_classes_have_several_pictures_by_the_last_maps():
+    _, scope = small()
+    found = scope.visualize("@logits:cat,cow", diversity=2, steps=30)
+    assert found.names == ("cat", "cat", "cow", "cow")
+    assert bool((found.after > found.before).all())
+
+
+# --- what a unit wants least
 
 
 def test_what_a_rectified_unit_wants_least_is_read_before_its_relu():
@@ -100,94 +179,111 @@ def test_what_a_rectified_unit_wants_least_is_read_before_its_relu():
         assert found.names == (f"-{before}:2",)
         assert found.after > found.before
         assert any("rectified" in note for note in found.notes) == (what != "two:2")
-        maps = layer_maps(scope.classifier, found.raw, parse_address(before))
-        assert float(maps[0, 2].mean()) == pytest.approx(-float(found.after))
+        assert float(maps_of(scope, found.raw, before)[0, 2].mean()) == pytest.approx(-float(found.after))
 
 
-def test_dead_units_and_those_that_do_not_start_are_named_and_crossed_out(tmp_path):
+def test_a_class_and_a_neuron_have_what_they_want_least_too():
+    _, scope = small()
+    least = scope.visualize("@logits:cow", negative=True, steps=30)
+    assert least.names == ("-cow",)
+    assert float(scope.classifier(least.raw).detach()[0, 2]) == pytest.approx(-float(least.after))
+    assert least.after > least.before
+    least = scope.visualize("act:2@5,6", negative=True, steps=30)
+    assert least.names == ("-two:2@5,6",)
+    assert float(maps_of(scope, least.raw, "two")[0, 2, 5, 6]) == pytest.approx(-float(least.after))
+
+
+# --- verdicts
+
+
+def test_dead_units_and_those_that_do_not_start_are_named_and_crossed_out():
     net, scope = small()
+    noise, found = (float(scope.visualize("two:2", steps=steps).peaks) for steps in (1, 60))
     with torch.no_grad():
         net.two.weight[0] = 0
         net.two.bias[0] = -1.0  # no picture wakes it
         net.two.bias[1] = -1e4  # no picture that can be had does
-        net.two.bias[2] = -abs(net.two.weight[2]).sum() / 3  # silent to noise, not to its picture
+        net.two.bias[2] -= 0.7 * noise + 0.3 * found  # silent to noise, not to its picture
     found = scope.visualize("act:0-3", steps=200)
-    assert found.verdicts[:2] == ("dead", "did not start")
-    assert found.verdicts[3] == ""
-    assert any("act:0 gave 0 at every step" in note for note in found.notes)
-    assert any("act:1" in note and note.endswith("did not start") for note in found.notes)
-    distance = np.abs(np.asarray(found.sheet()).astype(int) - np.array([235, 64, 52])).sum(2)
-    assert (distance < 9).sum() > 500, "the red cross"
+    assert found.verdicts == ("dead", "did not start", "", "")
+    assert found.before[2] == 0 < found.after[2]
+    assert "act:0 gave 0 at every step, and no way up: dead" in found.notes
+    assert "act:1 did not start" in found.notes
+    assert "2 did not start" in repr(found)
+    red = np.abs(np.asarray(found.sheet()).astype(int) - np.array([235, 64, 52])).sum(2) < 9
+    columns = red.any(0).nonzero()[0]
+    assert red.sum() > 500, "the red cross"
+    assert columns.max() < red.shape[1] / 2, "on the first two alone"
     assert [row["verdict"] for row in found.rows()] == list(found.verdicts)
     json.dumps(found.about())
+
+
+def test_dead_units_of_every_batch_are_noted():
+    net, scope = small()
+    with torch.no_grad():
+        for unit in (0, 7):
+            net.two.weight[unit], net.two.bias[unit] = 0, -1.0
+    found = scope.visualize("act", budget=1.0, steps=3)
+    assert [found.names[i] for i, verdict in enumerate(found.verdicts) if verdict == "dead"] == ["act:0", "act:7"]
+    assert [note[:5] for note in found.notes if "dead" in note] == ["act:0", "act:7"]
+
+
+# --- figures
 
 
 def test_figures_are_those_of_the_pictures_and_of_the_photos():
     _, scope = small()
     images = photos(5, height=24, width=24)
     found = scope.visualize("act:0-3", photos=images, **QUICK)
-    ours, theirs = (layer_maps(scope.classifier, x, parse_address("act"))[:, :4] for x in (found.raw, images))
+    ours, theirs = maps_of(scope, found.raw, "act"), maps_of(scope, images, "act")
     for unit in range(4):
         assert float(found.after[unit]) == pytest.approx(float(ours[unit, unit].mean()))
         assert float(found.peaks[unit]) == pytest.approx(float(ours[unit, unit].max()))
-        assert float(found.natural[unit]) == pytest.approx(float(theirs[:, unit].max()))
+        assert float(found.natural[unit]) == pytest.approx(max(float(maps[unit].max()) for maps in theirs))
     assert bool(scope.visualize("act:0", **QUICK).natural.isnan().all())
     logits = scope.visualize("@logits", photos=images, **QUICK)
     assert torch.allclose(logits.natural, scope.classifier(images).amax(0).detach())
+    assert torch.allclose(logits.peaks, logits.after)
+    apart = scope.visualize("act:6,2", photos=images, diversity=2, **QUICK)
+    assert apart.natural.tolist() == pytest.approx([float(theirs[:, unit].max()) for unit in (6, 6, 2, 2)])
 
 
-def test_the_canvas_is_the_receptive_field_and_a_margin_or_what_the_network_takes():
-    net, _ = small()
-    free = cs.Scope(net, progress=False)
-    assert plan.canvas_for(free.classifier, channel("act", 0).needs) == (54, 54)  # 5 and 48, in steps of 2
-    _, fixed = small(fixed=True)
-    assert fixed.visualize("head:0", steps=1).raw.shape[2:] == (24, 24)
-    assert fixed.visualize("@logits", steps=1).raw.shape[2:] == (24, 24)
-    wide = cs.Scope(net, size=(60, 80), progress=False)
-    assert wide.visualize("act:0@29,39", steps=1).raw.shape[2:] == (60, 80)
-    assert wide.visualize("act:0", size=(20, 30), steps=1).raw.shape[2:] == (20, 30)
+def test_photos_are_looked_at_once_for_all_batches(monkeypatch):
+    from convscope.optvis import visualize as module
 
-
-@pytest.mark.parametrize(
-    ("what", "options", "words"),
-    [
-        ("nolayer", {}, "unknown layer 'nolayer'"),
-        ("act:8", {}, "unit 8 is out of range: act has 8 units"),
-        ("act:1@99,2", {}, "position 99,2 is out of range: the maps of act are 12x12"),
-        ("head:1@0,0", {}, "head has no rows and columns"),
-        ("act:1", {"size": 1}, "one pixel"),
-        ("act:1", {"size": 0}, "size"),
-        ("act:1", {"steps": 0}, "at least 1 step"),
-        ("act:1", {"diversity": 0}, "at least 1"),
-        ("act:1", {"recipe": "fouriers"}, "nearest: fourier"),
-        ("act:1", {"budget": 0.01}, "does not hold one pattern"),
-        ("act:1", {"budget": float("nan")}, "must be positive and finite"),
-        ("act:1", {"units": 2}, "names units already"),
-        ("act", {"units": "two"}, "units of a layer are numbers"),
-        ("@logits:cats", {}, "unknown class 'cats'; nearest: cat"),
-        (channel("act", 1), {"units": 2}, "an objective has its units already"),
-        (direction("act", torch.ones(3)), {}, "the direction has 3 numbers, act has 8 units"),
-        (neuron("head", 1), {}, "head has no rows and columns"),
-        (channel("act", 1) + diversity("head", 2), {}, "head has no rows and columns"),
-    ],
-)
-def test_what_cannot_be_meant_is_refused_in_one_line(what, options, words):
     _, scope = small()
-    with pytest.raises(UsageError) as caught:
-        scope.visualize(what, **options)
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
+    looks, real = [], module._strongest
+    monkeypatch.setattr(module, "_strongest", lambda *args: looks.append(args[2]) or real(*args))
+    scope.visualize("act", photos=photos(2, height=24, width=24), budget=1.0, steps=1)
+    assert looks == ["act"]
 
 
-def test_a_network_of_one_size_refuses_transforms_that_change_it():
-    from dataclasses import replace
+def test_before_is_the_starts_score_and_a_step_is_taken_from_there():
+    _, scope = small()
+    one, more = (scope.visualize("act:3", steps=steps) for steps in (1, 40))
+    assert torch.equal(one.before, more.before)
+    assert more.after > one.after > one.before
 
-    _, scope = small(fixed=True)
-    padded = replace(FOURIER, how=replace(FOURIER.how, transforms=(pad(0.2),)))
-    with pytest.raises(UsageError, match="takes a canvas of 24x24 alone"):
-        scope.visualize("@logits", recipe=padded)
-    with pytest.raises(UsageError, match="does not run on a canvas of 30x30"):
-        scope.visualize("@logits", size=30)
+
+def test_maco_has_the_spectrum_of_the_users_photos():
+    _, scope = small(size=32)
+    rows = np.arange(32)
+    wave = (128 + 100 * np.sin(rows * 2 * np.pi / 4))[:, None].repeat(32, 1)
+    waves = [Image.fromarray(wave.astype(np.uint8))] * 2
+    options = {"recipe": "maco", "size": 32, "steps": 4}
+    theirs, usual = scope.visualize("act:0", photos=waves, **options), scope.visualize("act:0", **options)
+
+    def share(images):
+        """Of the energy that varies, what is in that wave."""
+        energy = torch.fft.rfft2(images.logit().mean((0, 1))).abs().pow(2)
+        energy[0, 0] = 0
+        return float((energy[8, 0] + energy[24, 0]) / energy.sum())
+
+    assert share(theirs.raw) > 0.6
+    assert share(usual.raw) < 0.1
+    job = plan_patterns(scope.classifier, "act:0", recipe="maco")
+    assert job.recipe.how.parameterization.magnitudes is None
+    assert spectrum.bundled().shape[0] == 3
 
 
 def test_it_can_be_cancelled():
@@ -196,125 +292,38 @@ def test_it_can_be_cancelled():
         scope.visualize("act:1")
 
 
-# the folder
+# --- a network that has learned from photos
 
 
-def test_a_folder_is_gone_on_with(tmp_path):
-    net, scope = small()
-
-    def job(**options):
-        return plan_patterns(scope.classifier, "act", **{**QUICK, "budget": 1.2, **options})
-
-    made = job()
-    folder = PatternFolder(tmp_path / "a")
-    batches = made.batches()
-    for _ in range(2):
-        rows, found = next(batches)
-        folder.keep(made, rows, found)
-    (tmp_path / "a" / LINES).open("a").write('{"layer": "act", "fi')  # as a kill leaves it
-    again = PatternFolder(tmp_path / "a")
-    done = again.done(made)
-    assert 0 < len(done) < 8
-    for rows, found in made.batches(done):
-        assert not set(rows) & done
-        again.keep(made, rows, found)
-    whole = PatternFolder(tmp_path / "b")
-    for rows, found in made.batches():
-        whole.keep(made, rows, found)
-    for one in (again, whole):
-        one.write_sheet(made)
-    for file in (*(f"act/{i:04d}.png" for i in range(8)), "act.png"):
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-    assert [row["name"] for row in PatternFolder(tmp_path / "a").rows(made)] == [f"act:{i}" for i in range(8)]
-    (tmp_path / "a" / "act" / "0003.png").unlink()
-    fresh = PatternFolder(tmp_path / "a")
-    assert fresh.done(made) == set(range(8)) - {3}
-    for options in ({"seed": 1}, {"steps": 7}, {"size": 30}, {"recipe": "classic"}):
-        assert fresh.done(job(**options)) == set()
-    assert fresh.done(job(budget=50.0)) == set(range(8)) - {3}
-    with torch.no_grad():
-        net.one.weight[0, 0, 0, 0] += 1e-3
-    assert fresh.done(job()) == set()
+@pytest.fixture(scope="module")
+def lite():
+    return cs.load("convscope:efficientnet_lite0", progress=False)
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConvscopeError, match="cannot write"):
-        PatternFolder(tmp_path / "file")
+@pytest.mark.parametrize(("what", "factor"), [("blocks.1.1:0-2", 2.0), ("blocks.2.1:1-3", 5.0)])
+def test_real_units_rise(lite, what, factor):
+    found = visualize(plan_patterns(lite.classifier, what, steps=64, size=48))
+    assert bool((found.after > factor * found.before.abs()).all())
+    assert not any(found.verdicts)
 
 
-# one result
+def test_a_real_class_rises_until_the_network_is_sure(lite):
+    found = lite.visualize("@logits:tench", steps=64, size=96)
+    assert float(found.after) > 15 + float(found.before)
+    images = F.interpolate(found.raw, (224, 224), mode="bilinear")
+    assert lite.predict(images.clamp(0, 1)).probabilities[0].argmax() == 0
 
 
-def test_patterns_are_saved_and_taken_apart(tmp_path):
-    _, scope = small()
-    found = scope.visualize("act:0-3", **QUICK)
-    assert found[1].names == ("act:1",)
-    assert torch.equal(found[-1].raw[0], found.raw[3])
-    assert len(found[1:3]) == 2
-    with pytest.raises(IndexError):
-        found[4]
-    from safetensors.torch import load_file
-
-    assert torch.equal(load_file(found.save(tmp_path / "p.safetensors"))["raw"], found.raw)
-    assert Image.open(found.save(tmp_path / "p.png")).size == found.sheet().size
-    assert [file.name for file in found.save_each(tmp_path / "each")] == [f"act_{i}.png" for i in range(4)]
-    assert found._repr_png_()[:4] == b"\x89PNG"
-    assert "Patterns act: fourier, 6 steps" in repr(found)
-    with pytest.raises(UsageError, match="save as"):
-        found.save(tmp_path / "p.gif")
-    assert found.raw.min() >= 0
-    assert found.raw.max() <= 1
+def test_real_units_answer_more_to_their_pictures_than_to_noise_of_the_same_contrast(lite):
+    found = visualize(plan_patterns(lite.classifier, "blocks.2.1:1-3", steps=64, size=48))
+    shuffled = found.raw.flatten(2)[:, :, torch.randperm(48 * 48, generator=torch.Generator().manual_seed(0))]
+    maps = maps_of(lite, shuffled.view_as(found.raw), "blocks.2.1")
+    for i, unit in enumerate((1, 2, 3)):
+        assert float(found.after[i]) > 3 * abs(float(maps[i, unit].mean()))
 
 
-@pytest.mark.parametrize("channels", [1, 5])
-def test_other_numbers_of_channels_have_patterns_too(channels):
-    net = seeded(nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 1)
-    scope = cs.Scope(Classifier(net, channels=channels), progress=False)
-    found = scope.visualize("0:1", steps=20, size=16)
-    assert found.raw.shape == (1, channels, 16, 16)
-    assert found.after > found.before
-    assert found.picture().size == (16 * (1 if channels == 1 else channels), 16) or found.picture().size == (16, 80)
-
-
-# photos
-
-
-def test_a_dream_raises_the_layer_and_leaves_the_photo_to_be_seen():
-    _, scope = small()
-    photo = Image.effect_noise((40, 30), 50).convert("RGB").resize((80, 60), Image.Resampling.BICUBIC)
-    found = scope.dream(photo, "act", steps=5)
-    image, _ = scope.images(photo)
-    energy = [layer_maps(scope.classifier, x, parse_address("act")).pow(2).mean() for x in (image.double(), found.raw)]
-    assert energy[1] > 1.2 * energy[0]
-    pair = torch.stack([image.double().flatten(), found.raw.flatten()])
-    assert float(torch.corrcoef(pair)[0, 1]) > 0.4
-    assert scope.dream(photo, "act:3", size=50, steps=2).raw.shape[2:] == (38, 50)
-    with pytest.raises(UsageError, match="name one unit"):
-        scope.dream(photo, "act:3-5")
-    with pytest.raises(UsageError, match="of one photo"):
-        scope.dream(photos(2, height=24, width=24), "act")
-
-
-def test_a_caricature_points_where_its_photo_does():
-    _, scope = small()
-    images = photos(2, height=24, width=24)
-    found = scope.caricature(images, "act", steps=80)
-    ours, theirs = (
-        F.normalize(layer_maps(scope.classifier, x, parse_address("act")).flatten(1), dim=1)
-        for x in (found.raw, images)
-    )
-    cosines = ours @ theirs.T
-    assert cosines[0, 0] > cosines[0, 1]
-    assert cosines[1, 1] > cosines[1, 0]
-    with pytest.raises(UsageError, match="leave out the units"):
-        scope.caricature(images, "act:3")
-
-
-def test_real_units_and_a_class_rise():
-    net = cs.load("convscope:efficientnet_lite0", progress=False)
-    for what, factor in (("blocks.1.1:0-2", 2.0), ("blocks.2.1:1-3", 5.0)):
-        found = visualize(plan_patterns(net.classifier, what, steps=48, size=48))
-        assert bool((found.after > factor * found.before.abs()).all())
-    tench = net.visualize("@logits:tench", steps=24, size=96)
-    assert tench.after > 8 + tench.before
+def test_photos_of_any_size_are_framed_as_the_network_takes_them(lite):
+    assert isinstance(lite.classifier.framing, Framing)
+    wide = Image.effect_noise((300, 200), 60).convert("RGB")
+    found = lite.visualize("blocks.0.0:1", photos=[wide, wide.rotate(90, expand=True)], steps=2, size=32)
+    assert bool(found.natural.isfinite().all())
