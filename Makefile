@@ -41,7 +41,7 @@ slow: $(READY)  ## the slow tests
 	@$(PY) -m pytest -m slow $(PYTEST_ARGS) || test $$? -eq 5  # 5: there are none
 
 bench: $(READY)  ## every benchmark, one after the other
-	@$(PY) -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt -e '.[lucent]' </dev/null
+	@$(PY) -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt torch-lucent </dev/null
 	@shopt -s nullglob; for script in benchmarks/bench_*.py; do echo "== $$script"; $(PY) "$$script" || exit 1; done
 
 docs: $(READY)  ## make the documentation's pictures and pages by running it

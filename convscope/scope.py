@@ -28,7 +28,6 @@ from convscope.models.prediction import Entry, Prediction
 from convscope.models.registry import lasting_spec, load_classifier, parse
 from convscope.optvis import Objective, Patterns, Recipe, Units
 from convscope.optvis.dream import caricature, dream
-from convscope.optvis.recipes import of_photos, recipe_of
 from convscope.optvis.visualize import BUDGET_MIB, plan_patterns, visualize
 from convscope.progress import reporting_unless_listened
 from convscope.types import Images
@@ -36,8 +35,6 @@ from convscope.types import Images
 if TYPE_CHECKING:
     from convscope.models.export import Checked as Exported
     from convscope.training.evaluate import Evaluation
-
-TABLE_SIZE = (224, 224)  # for looking at the layers of a network that takes any size
 
 
 class Scope:
@@ -171,11 +168,7 @@ class Scope:
         ``diversity``: so many pictures of each unit, as unlike as can be. ``negative``: what it wants least.
         ``photos``: compare with their strongest, and take the spectrum of MACO from them. ``budget``: MiB of memory.
         """
-        recipe, seen = recipe_of(recipe), None
         with _shown(self.progress):
-            if photos is not None:
-                seen, views = self.images(photos)
-                recipe = of_photos(recipe, [view.photo.image for view in views], self.classifier.channels)
             job = plan_patterns(
                 self.classifier,
                 what,
@@ -186,7 +179,7 @@ class Scope:
                 seed=seed,
                 copies=diversity,
                 negative=negative,
-                photos=seen,
+                photos=self.images(photos)[0] if photos is not None else None,
                 budget=budget,
             )
             return visualize(job)
@@ -283,10 +276,7 @@ class Scope:
 
     def blank(self, size: int | tuple[int, int] | None = None) -> Images:
         """A grey canvas, for asking about the network where no photo is at hand."""
-        canvas = self.classifier.framing.size or TABLE_SIZE
-        if size is not None:
-            canvas = canvas_of(size)
-        return torch.full((1, self.classifier.channels, *canvas), 0.5, device=self.classifier.device)
+        return self.classifier.blank(None if size is None else canvas_of(size))
 
     def images(self, photos: Photos) -> tuple[Images, tuple[View, ...]]:
         """The canvases of photos, and the photos they came from. A tensor is taken as it is, without a view."""

@@ -52,9 +52,8 @@ def evaluate(
     from convscope.training.evaluate import evaluate_source
 
     scope = chosen.open(background=background)
-    with (
-        staged(out) if out is not None else nullcontext() as draft
-    ):  # first: a place that cannot be written is said now
+    place = staged(out) if out is not None else nullcontext()
+    with place as draft:  # first: a place that cannot be written is said now
         with reporting(ConsoleProgress()):
             result = evaluate_source(
                 scope.classifier,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -113,6 +112,7 @@ def _write(
     from convscope.images.lettering import Line, class_label, font_remark
     from convscope.images.read import read_photo
     from convscope.images.sheet import contact_sheet
+    from convscope.images.slug import slug
 
     with staged(out) as draft:
         file = draft / "predictions.csv"
@@ -133,8 +133,7 @@ def _write(
             more = "" if len(group) == len(shown) else f", the surest {len(shown)} of them"
             title = f"{class_label(names[i].split(',')[0], i)}: {counted(len(group), 'photo')}{more}"
             sheet = contact_sheet(tiles, labels, columns=min(8, max(4, len(tiles))), tile=192, title=title)
-            slug = re.sub(r"[^\w.-]+", "_", names[i].split(",")[0]).strip("_.")[:60]
-            sheet.save(draft / f"{i:03d}-{slug or 'class'}.png")
+            sheet.save(draft / f"{i:03d}-{slug(names[i].split(',')[0])}.png")
         own = files_in(draft)
     if remark := font_remark([*(names[i] for i in groups), *(Path(one["photo"]).name for one in found)]):
         note(remark)

@@ -16,6 +16,7 @@ REASONS = {"SIGINT": "interrupted", "SIGTERM": "ended by SIGTERM", "SIGHUP": "en
 LESS = {  # what a command can do with less memory
     "train": "try a smaller --batch-size or --size",
     "explain": "try a smaller --size, or a smaller budget, as in --set occlusion.budget=128",
+    "visualize": "try a smaller --budget or --canvas",
     "check": "check the folders of photos one at a time",
 }
 BROKEN_PIPE = 141  # what a shell calls the end by SIGPIPE

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from convscope.optvis.visualize import Job
     from convscope.scope import Scope
 
-LOGITS = "@logits"
-
 
 def visualize(
     chosen: ModelChoice,
@@ -73,6 +71,16 @@ def visualize(
 
     if dream is not None and caricature is not None:
         raise UsageError("--dream and --caricature each make a picture of their own: ask for one at a time")
+    if dream is not None or caricature is not None:
+        given = {
+            "--recipe": recipe != "fourier",
+            "--diversity": diversity != 1,
+            "--negative": negative,
+            "--photos": photos is not None,
+            "--evolve": evolve is not None,
+        }
+        if idle := [option for option, there in given.items() if there]:
+            raise UsageError(f"{some(idle)}: not of a dream or a caricature, leave it out")
     size = canvas(canvas_size, "--canvas")
     scope = chosen.open(background=background)
     with reporting(ConsoleProgress()):
@@ -96,15 +104,12 @@ def visualize(
 
 def _jobs(scope: Scope, what: str, photos: list[str] | None, options: dict[str, Any]) -> list[Job]:
     """A job a layer, all of them checked."""
-    from convscope.optvis.recipes import of_photos, recipe_of
+    from convscope.instrument.address import LOGITS
     from convscope.optvis.visualize import plan_patterns
 
-    made, seen = recipe_of(options["recipe"]), None
-    if photos is not None:
-        seen, views = scope.images(photos)
-        made = of_photos(made, [view.photo.image for view in views], scope.classifier.channels)
+    seen = scope.images(photos)[0] if photos is not None else None
     wanted = [what] if what.startswith(LOGITS) else _layers(scope, what)
-    return [plan_patterns(scope.classifier, one, **{**options, "recipe": made, "photos": seen}) for one in wanted]
+    return [plan_patterns(scope.classifier, one, photos=seen, **options) for one in wanted]
 
 
 def _layers(scope: Scope, what: str) -> list[str]:
@@ -167,9 +172,10 @@ def _compared(jobs: dict[str, list[Job]], out: Path, model: str) -> list[Path]:
     folders = {stage: PatternFolder(out / stage) for stage in jobs}
     for i, job in enumerate(jobs[""]):
         tiles, labels = [], []
+        lines = {stage: folders[stage].rows(found[i]) for stage, found in jobs.items()}
         for row in range(len(job)):
-            for stage, found in jobs.items():
-                line = folders[stage].rows(found[i])[row]
+            for stage in jobs:
+                line = lines[stage][row]
                 tiles.append(folders[stage].picture(line["file"]))
                 unit, when = line["name"].removeprefix(f"{job.title}:"), stage.replace("-", " ") or "before"
                 labels.append([Line(unit), Line(f"{when}: {line['after']:.3g}")])

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from convscope.errors import ConvscopeError, UsageError
 from convscope.images.convert import paper_colour
 from convscope.images.lettering import Face, Line, fitted, font, line_height, one_line, spelled, wrap, write
+from convscope.images.slug import no_device
 
 Tile: TypeAlias = Image.Image | np.ndarray
 Label: TypeAlias = str | Sequence[Line]
@@ -241,9 +242,7 @@ def _file_names(labels: Sequence[str], numbers: Sequence[str]) -> list[str]:
     names: list[str] = []
     taken = set()
     for label, number in zip(labels, numbers, strict=True):
-        name = re.sub(r"[^\w.\- ]+", "_", one_line(label))[:60].strip(" .") or number
-        if re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE):
-            name = f"_{name}"
+        name = no_device(re.sub(r"[^\w.\- ]+", "_", one_line(label))[:60].strip(" .") or number)
         unique, again = name, 1
         while unique.casefold() in taken:
             again += 1

@@ -17,6 +17,7 @@ from torch import nn
 
 from convscope.errors import UsageError, unknown
 
+LOGITS = "@logits"  # the output: an alias that is no layer
 _ADDRESS = re.compile(
     r"(?P<layer>@stage:-?\d+|@\w+|[^:#@]*)(#(?P<call>\d+))?"
     r"(:(?P<units>\d+(-\d+)?(,\d+(-\d+)?)*))?(@(?P<row>-?\d+),(?P<col>-?\d+))?"

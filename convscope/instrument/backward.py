@@ -93,19 +93,22 @@ class relu_rule(TorchFunctionMode):
         return tuple(f"{name} kept its own derivative ({count} times)" for name, count in own.items())
 
 
+def rectified(ctx: Any, x: Tensor, top: float, in_place: bool) -> Tensor:
+    """The forward pass of a rectifier with a backward pass of its own: min(max(x, 0), top)."""
+    if not in_place:
+        return x.relu() if top == math.inf else x.clamp(0, top)
+    ctx.mark_dirty(x)
+    return x.relu_() if top == math.inf else x.clamp_(0, top)
+
+
 class _Rectify(torch.autograd.Function):
     """min(max(x, 0), top), whose backward pass lets only positive signals down; ``guided``: also only where x > 0."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, top: float, in_place: bool, guided: bool, kept: bool) -> Tensor:
-        ctx.top = top
         # PyTorch itself keeps the output of a plain ReLU, so the network does not write into it; of other forms it may.
         inside = None if kept or not guided else (x > 0) & (x < top)
-        if in_place:
-            y = x.clamp_(0, top) if top != math.inf else x.relu_()
-            ctx.mark_dirty(x)
-        else:
-            y = x.clamp(0, top) if top != math.inf else x.relu()
+        y = rectified(ctx, x, top, in_place)
         ctx.save_for_backward(y if guided and kept else inside)
         return y
 

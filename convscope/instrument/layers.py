@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from convscope.errors import UsageError, unknown
-from convscope.instrument.address import Address, matching, modules_by_path, parse_address
+from convscope.instrument.address import LOGITS, Address, matching, modules_by_path, parse_address
 from convscope.instrument.receptive_field import Field, receptive_field
 from convscope.instrument.trace import Event, Trace, Value, is_convolution, trace
 
@@ -56,7 +56,7 @@ def is_spatial(event: Event) -> bool:
 
 
 def _alias(name: str, taken: Trace) -> list[Address]:
-    if name == "@logits":
+    if name == LOGITS:
         raise UsageError("@logits is the output, not a layer with maps")
     stages = _stages(taken)
     if not stages:

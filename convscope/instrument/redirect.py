@@ -7,7 +7,6 @@ their true gradient.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from convscope.instrument.backward import rectifier
+from convscope.instrument.backward import rectified, rectifier
 
 
 class redirected(TorchFunctionMode):
@@ -36,10 +35,7 @@ class _Redirect(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, top: float, in_place: bool) -> Tensor:
         ctx.save_for_backward(x > 0, x < top)
-        if not in_place:
-            return x.relu() if top == math.inf else x.clamp(0, top)
-        ctx.mark_dirty(x)
-        return x.relu_() if top == math.inf else x.clamp_(0, top)
+        return rectified(ctx, x, top, in_place)
 
     @staticmethod
     def backward(ctx: Any, signal: Tensor) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from convscope.errors import UsageError, unknown
-from convscope.instrument.address import Address, modules_by_path, parse_address
+from convscope.instrument.address import LOGITS, Address, modules_by_path, parse_address
 from convscope.instrument.batches import parts
 from convscope.instrument.layers import resolve_one
 from convscope.instrument.record import record
@@ -179,7 +179,7 @@ def resolve_target(
     classes after "@logits:" or a list for one image give several targets an image; a list for a batch gives one each.
     """
     count = len(images)
-    classes = _class_names(classifier, images)
+    classes = class_names(classifier, images)
     if isinstance(spec, (np.integer, np.ndarray, Tensor)):
         spec = spec.tolist()
     if spec is None or callable(spec):
@@ -205,18 +205,18 @@ def resolve_target(
     return target, rows
 
 
-def _class_names(classifier: Classifier, images: Images) -> Classes:
+def class_names(classifier: Classifier, images: Images | None = None) -> Classes:
     """The class names; a classifier given none learns how many there are from its first forward pass."""
     if classifier.classes is None:
         with undisturbed(classifier, grad=False):
-            classifier(images[:1])
+            classifier(classifier.blank() if images is None else images[:1])
     assert classifier.classes is not None
     return classifier.classes
 
 
 def _find(classifier: Classifier, images: Images, classes: Classes, spec: int | str, strongest: int) -> list[Target]:
     """The target of each image, its ``index`` holding all the units or classes asked for."""
-    if isinstance(spec, str) and spec.startswith("@logits"):
+    if isinstance(spec, str) and spec.startswith(LOGITS):
         return [Target(index=tuple(_logits(classes, spec)))] * len(images)
     try:
         return [Target(index=(classes.find(spec),))] * len(images)
@@ -259,8 +259,13 @@ def _as_layer(classifier: Classifier, spec: int | str) -> Address | None:
 
 def _logits(classes: Classes, spec: str) -> list[int]:
     start, _, names = spec.partition(":")
-    if start != "@logits" or not names:
+    if start != LOGITS or not names:
         raise UsageError("@logits needs classes of it: @logits:tabby or @logits:281,282")
+    return classes_listed(classes, names)
+
+
+def classes_listed(classes: Classes, names: str) -> list[int]:
+    """The classes that words part by commas name."""
     try:
         return [classes.find(names)]  # one name, which may hold commas
     except UsageError:
@@ -271,16 +276,16 @@ def strongest_units(classifier: Classifier, images: Images, layer: Address, coun
     """Each image's ``count`` units of a layer with the highest spatial maximum, the highest first."""
     if count < 1:
         raise UsageError(f"strongest must be at least 1, got {count}")
-    peaks = []
+    found = []
     with undisturbed(classifier, grad=False):
         for rows in parts(len(images)):
-            with record(classifier.network, [layer], stop=True, reduce=_peaks) as kept:
+            with record(classifier.network, [layer], stop=True, reduce=peaks) as kept:
                 classifier(images[rows])
-            peaks.append(kept[layer])
-    order = torch.cat(peaks).sort(dim=1, descending=True, stable=True).indices[:, :count]
+            found.append(kept[layer])
+    order = torch.cat(found).sort(dim=1, descending=True, stable=True).indices[:, :count]
     return [tuple(row) for row in order.tolist()]
 
 
-def _peaks(maps: Features | Logits) -> Tensor:
+def peaks(maps: Features | Logits) -> Tensor:
     """Each unit's spatial maximum; of numbers without rows and columns, themselves."""
     return maps.flatten(2).amax(2) if maps.ndim > 2 else maps.clone()

@@ -17,6 +17,7 @@ from convscope.models.ending import Ending
 from convscope.types import Images, Logits
 
 PerChannel: TypeAlias = float | Sequence[float] | np.ndarray | Tensor
+USUAL = (224, 224)  # the canvas of a network that takes any size
 
 
 class Classifier(nn.Module):
@@ -61,6 +62,16 @@ class Classifier(nn.Module):
     def dtype(self) -> torch.dtype | None:
         """The dtype of the weights; None for a network without any."""
         return next((p.dtype for p in self._tensors() if p.is_floating_point()), None)
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of its own input; the usual ones where it takes any."""
+        return self.framing.size or USUAL
+
+    def blank(self, size: tuple[int, int] | None = None) -> Images:
+        """A grey image "1 c h w", by default of its canvas, for asking about the network where no photo is at hand."""
+        dtype = torch.promote_types(self.dtype or torch.float32, torch.float32)
+        return torch.full((1, self.channels, *(size or self.canvas)), 0.5, device=self.device, dtype=dtype)
 
     def _tensors(self) -> Any:
         yield from self.network.parameters()

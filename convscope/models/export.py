@@ -29,7 +29,7 @@ from convscope.errors import ConvscopeError, ModelError, UsageError, unknown
 from convscope.images.frame import Framing
 from convscope.models.checkpoint import load_state, read_state
 from convscope.models.classes import Classes
-from convscope.models.classifier import Classifier, probabilities
+from convscope.models.classifier import USUAL, Classifier, probabilities
 from convscope.models.copying import copied
 from convscope.models.export_onnx import OPEN, Outputs, onnx_runner, require_packages, write_onnx
 from convscope.models.registry import RANDOM, SOURCES, Request, parse, resized
@@ -39,7 +39,6 @@ from convscope.types import Images
 TOLERANCE = 1e-4  # the largest difference of a logit that passes, of the largest logit
 TIE = 1e-5  # classes whose logits are nearer than this are not told apart in float32
 PROBES = (3, 1)  # batches of images made up for the check
-SIDE = 224  # of a network without a canvas, where height and width cannot be left open
 KEPT = ("mean", "std", "channels", "background")  # of a Classifier, by the names of its parameters
 MOST = 2**31 - 2**22  # bytes of weights; an ONNX file holds 2 GiB with its graph
 
@@ -174,7 +173,7 @@ def framed_in_words(framing: Framing, channels: int, background: str) -> str:
 
 
 def _write_safetensors(given: Classifier, file: Path, about: About, photos: Photos) -> Checked:
-    batches = _batches(given.framing, given.channels, [given.framing.size or (SIDE, SIDE)] * 2, photos)
+    batches = _batches(given.framing, given.channels, [given.canvas] * 2, photos)
     wanted = [_finite(given, batch) for batch in batches]  # now it has class names
     framed = framed_in_words(given.framing, given.channels, given.background)
     how = f"{framed} Subtract mean and divide by std, for each channel."
@@ -230,7 +229,7 @@ def _write_onnx(given: Classifier, file: Path, about: About, photos: Photos) -> 
 
     def attempt(framing: Framing) -> Checked:
         fixed = framing.size
-        batches = _batches(framing, given.channels, [fixed, fixed] if fixed else [(SIDE, SIDE), OPEN], photos)
+        batches = _batches(framing, given.channels, [fixed, fixed] if fixed else [USUAL, OPEN], photos)
         wanted = [_finite(reference, batch) for batch in batches]
         single.classes = reference.classes
         how = framed_in_words(framing, given.channels, given.background) + " The normalisation is in the graph."
@@ -243,7 +242,7 @@ def _write_onnx(given: Classifier, file: Path, about: About, photos: Photos) -> 
     try:
         return attempt(given.framing)
     except (ConvscopeError, RuntimeError):  # RuntimeError: torch's, for a size that the network does not take
-        return attempt(resized(given.framing, SIDE))
+        return attempt(resized(given.framing, USUAL))
 
 
 # The check

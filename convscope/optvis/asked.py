@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from convscope.errors import UsageError
-from convscope.instrument.address import Address, parse_address
+from convscope.instrument.address import LOGITS, Address, parse_address
 from convscope.instrument.layers import resolve, resolve_one
+from convscope.instrument.target import class_names, classes_listed
 from convscope.instrument.trace import trace
 from convscope.models.classifier import Classifier
 from convscope.optvis import plan
-from convscope.optvis.objectives import LOGITS, Objective, Units, channel, logit, neuron
+from convscope.optvis.objectives import Objective, Units, channel, logit, neuron
 
 
 def layers_of(classifier: Classifier, pattern: str) -> list[str]:
     """The layers that an address, glob or alias means; of those that give the same maps the one that made them, or
     what is built around it.
     """
-    image = plan.blank(classifier, plan.whole_canvas(classifier))
+    image = classifier.blank()
     found = resolve(classifier.network, pattern, image, through=classifier)
     taken = trace(classifier.network, image, through=classifier)
     same: dict[object, Address] = {}
@@ -51,7 +52,7 @@ def objective_of(classifier: Classifier, what: str, units: Units | None, negativ
     """
     if what == LOGITS or what.startswith(f"{LOGITS}:"):
         return _classes(classifier, what, units, negative), []
-    image = plan.blank(classifier, plan.whole_canvas(classifier))
+    image = classifier.blank()
     address = resolve_one(classifier.network, what, image, through=classifier)
     notes: list[str] = []
     if negative:
@@ -76,22 +77,17 @@ def _units(classifier: Classifier, address: Address, units: Units | None) -> Uni
 
 
 def _width(classifier: Classifier, address: Address) -> int:
-    shape = plan.shapes(classifier, [address.key], plan.whole_canvas(classifier))[address.key]
+    shape = plan.shapes(classifier, [address.key], classifier.canvas)[address.key]
     return shape[1] if len(shape) > 1 else 1
 
 
 def _classes(classifier: Classifier, what: str, units: Units | None, negative: bool) -> Objective:
-    plan.shapes(classifier, [LOGITS], plan.whole_canvas(classifier))  # after which it knows how many classes it has
-    classes = classifier.classes
-    assert classes is not None
+    classes = class_names(classifier)
     names = what.removeprefix(LOGITS).removeprefix(":")
     if names and units is not None:
         raise UsageError(f"{what} names classes already: leave out units=")
     if names:
-        try:
-            found = [classes.find(names)]  # one name, which may hold commas
-        except UsageError:
-            found = list(dict.fromkeys(classes.find(name) for name in names.split(",")))  # synonyms are one class
+        found = list(dict.fromkeys(classes_listed(classes, names)))  # synonyms are one class
     elif units is None:
         found = list(range(len(classes)))
     else:

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from convscope.errors import UsageError
+from convscope.instrument.address import LOGITS
 from convscope.instrument.forward import layer_maps
 from convscope.instrument.layers import resolve_one
+from convscope.instrument.state import undisturbed
 from convscope.models.classifier import Classifier
 from convscope.optvis import plan
 from convscope.optvis.asked import objective_of
@@ -18,10 +20,10 @@ from convscope.optvis.objectives import Objective, cosine, energy
 from convscope.optvis.parameterizations import Pixel
 from convscope.optvis.patterns import Patterns, plain
 from convscope.optvis.recipes import FOURIER, Recipe
-from convscope.optvis.render import Ascent, How, render
+from convscope.optvis.render import Ascent, How, render, scores_of
 from convscope.optvis.transforms import jitter, rotate, scale
 from convscope.progress import track
-from convscope.types import OneImage, Scores
+from convscope.types import OneImage
 
 OCTAVES, RATIO = 4, 1.4  # sizes that a dream goes through, each so many times as large as the one before
 STEPS = 20  # at each of them
@@ -69,7 +71,8 @@ def dream(
         parameters = recipe.how.parameterization.encode(start.clamp(0, 1))
         found = render(classifier, objective, recipe.how, shape, [seed], start=parameters, label=f"{height}x{width}")
         detail = found.images - base
-    found = replace(found, before=_before(classifier, objective, recipe, image))
+    with undisturbed(classifier, grad=False):  # that of the last size's start has most of the dream in it already
+        found = replace(found, before=scores_of(classifier, objective, image, [0])[0])
     return plain(classifier, found, (name,), recipe, f"{objective.name(0)} on {name}", seed)
 
 
@@ -98,20 +101,13 @@ def caricature(
 def _raised(classifier: Classifier, image: OneImage, what: str | Objective) -> Objective:
     if isinstance(what, Objective):
         objective = what
-    elif ":" in what.removeprefix("@stage:") or what.startswith("@logits"):
+    elif ":" in what.removeprefix("@stage:") or what.startswith(LOGITS):
         objective, _ = objective_of(classifier, what, None, False)
     else:
         objective = energy(resolve_one(classifier.network, what, image, through=classifier).key)
     if objective.count > 1:
         raise UsageError(f"a dream raises one score, {what} has {objective.count}: name one unit, or the layer alone")
     return objective
-
-
-def _before(classifier: Classifier, objective: Objective, recipe: Recipe, image: OneImage) -> Scores:
-    """The photo's own score, before all sizes: that of the last size's start has most of the dream in it already."""
-    shape = (image.shape[1], image.shape[2], image.shape[3])
-    start = recipe.how.parameterization.encode(image)
-    return render(classifier, objective, replace(recipe.how, steps=0), shape, [0], start=start).before
 
 
 def _runs(classifier: Classifier, objective: Objective, size: list[int]) -> bool:

@@ -18,7 +18,9 @@ from PIL import Image
 from convscope.data.cache import key_of, replacing
 from convscope.errors import ConvscopeError
 from convscope.images.slug import slug
-from convscope.optvis.objectives import LOGITS
+from convscope.instrument.address import LOGITS
+from convscope.instrument.weights import weights_key
+from convscope.models.classifier import Classifier
 from convscope.optvis.patterns import Patterns, pattern_sheet
 from convscope.optvis.visualize import Job
 
@@ -33,6 +35,7 @@ class PatternFolder:
         with self._writing():
             path.mkdir(parents=True, exist_ok=True)
         self._lines = self._read()
+        self._weights: dict[Classifier, str] = {}
 
     def done(self, job: Job) -> set[int]:
         """The rows of a job that are there, made from the same weights in the same way."""
@@ -47,7 +50,7 @@ class PatternFolder:
                 with replacing(self.path / file) as draft:
                     patterns.picture(i).save(draft, "PNG")
                     digest = key_of(draft.read_bytes())
-                lines.append({"layer": job.title, "file": file, "key": job.key(row), "digest": digest, **told})
+                lines.append({"layer": job.title, "file": file, "key": self.key(job, row), "digest": digest, **told})
             with (self.path / LINES).open("a", encoding="utf-8") as opened:
                 opened.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         self._lines |= {line["file"]: line for line in lines}
@@ -76,13 +79,19 @@ class PatternFolder:
 
     def _line(self, job: Job, row: int) -> Mapping[str, Any] | None:
         line = self._lines.get(self.file(job, row))
-        if line is None or line.get("key") != job.key(row):
+        if line is None or line.get("key") != self.key(job, row):
             return None
         try:  # a kill between a picture and its line leaves it with the line of the one before
             there = key_of((self.path / line["file"]).read_bytes())
         except OSError:
             return None
         return line if there == line.get("digest") else None
+
+    def key(self, job: Job, row: int) -> str:
+        """A job's key and that of the weights, which are read once for all jobs."""
+        if job.classifier not in self._weights:
+            self._weights[job.classifier] = weights_key(job.classifier.network)
+        return key_of(self._weights[job.classifier], job.key(row))
 
     def picture(self, file: str) -> Image.Image:
         """One that is there."""

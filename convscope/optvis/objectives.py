@@ -17,11 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convscope.errors import UsageError
-from convscope.instrument.address import Address, parse_address
+from convscope.instrument.address import LOGITS, Address, parse_address
 from convscope.models.classes import Classes
 from convscope.types import Images, Scores
 
-LOGITS = "@logits"
 Unit: TypeAlias = int | str
 Units: TypeAlias = Unit | Iterable[Unit]
 
@@ -30,7 +29,8 @@ Units: TypeAlias = Unit | Iterable[Unit]
 class Need:
     """What an objective reads: a layer, and units of it if it names some, one a picture.
 
-    ``maps``: only where they have rows and columns. ``width``: how many units the layer must have.
+    ``maps``: only where they have rows and columns. ``width``: how many units the layer must have. ``whole``: more of
+    the layer is read than ``Seen.units`` gives.
     """
 
     layer: str
@@ -38,13 +38,15 @@ class Need:
     maps: bool = False
     position: tuple[int, int] | None = None
     width: int | None = None
+    whole: bool = True
 
 
 @dataclass
 class Seen:
     """What the network made of a batch: outputs of layers, and the pictures before they were transformed.
 
-    ``rows``: which of the objective's pictures these are; the ``views`` of a picture follow each other.
+    ``rows``: which of the objective's pictures these are; the ``views`` of a picture follow each other. ``picked``: of
+    the layer there is each sample's own unit alone, "b 1 h w".
     """
 
     outputs: dict[str, Tensor]
@@ -52,16 +54,21 @@ class Seen:
     rows: Sequence[int]
     classes: Classes | None = None
     views: int = 1
+    picked: bool = False
 
     def __getitem__(self, layer: str) -> Tensor:
         return self.outputs[layer]
 
     def units(self, need: Need) -> Tensor:
         """Each sample's map or number of its unit: "b h w" or "b"."""
-        output = self[need.layer]
-        numbers = numbered(need, self.classes)
-        chosen = [numbers[row if len(numbers) > 1 else 0] for row in self.rows for _ in range(self.views)]
-        return output[torch.arange(len(output), device=output.device), torch.tensor(chosen, device=output.device)]
+        return self.pick(need.layer, [number(need, row, self.classes) for row in self.rows for _ in range(self.views)])
+
+    def pick(self, layer: str, units: Sequence[int]) -> Tensor:
+        """Each sample's map or number of one unit of a layer."""
+        output = self[layer]
+        if self.picked:
+            return output[:, 0]
+        return output[torch.arange(len(output), device=output.device), torch.tensor(units, device=output.device)]
 
     def of_rows(self, values: Tensor) -> Tensor:
         """Of constants, one a picture or one for all, each sample's."""
@@ -69,16 +76,15 @@ class Seen:
         return values[rows]
 
 
-def numbered(need: Need, classes: Classes | None) -> list[int]:
-    """The numbers of units; of the logits they may be classes' names."""
-    if need.layer == LOGITS and classes is not None:
-        return [classes.find(unit) for unit in need.units]
-    return [int(unit) for unit in need.units]
+def number(need: Need, row: int, classes: Classes | None) -> int:
+    """The number of the unit that a picture needs; of the logits it may be a class's name."""
+    unit = need.units[row if len(need.units) > 1 else 0]
+    return classes.find(unit) if need.layer == LOGITS and classes is not None else int(unit)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A score for each of ``count`` pictures (None: for any number), with what it reads and what they are called.
+    """A score for each of ``count`` pictures, with what it reads and what they are called.
 
     ``group``: so many pictures that follow each other look at each other, and are never parted.
     """
@@ -101,8 +107,7 @@ class Objective:
         need = next((need for need in self.needs if need.units), None)
         if need is None:
             return None
-        units, row = numbered(need, classes), self.base[row] if self.base else row
-        return need, units[row if len(units) > 1 else 0]
+        return need, number(need, self.base[row] if self.base else row, classes)
 
     @property
     def strength(self) -> Objective:
@@ -179,7 +184,7 @@ def channel(layer: str, units: Units) -> Objective:
 
     ``units``: one, or several for as many pictures.
     """
-    need = Need(_layer(layer), _several(units, layer))
+    need = Need(_layer(layer), _several(units, layer), whole=False)
     return Objective(lambda seen: _flat(seen.units(need)).mean(1), (need,), _names(need))
 
 
@@ -188,7 +193,7 @@ def neuron(layer: str, units: Units, row: int | None = None, col: int | None = N
     if (row is None) != (col is None):
         raise UsageError("a neuron has a row and a column: give both, or none for the centre")
     position = None if row is None or col is None else (row, col)
-    need = Need(_layer(layer), _several(units, layer), maps=True, position=position)
+    need = Need(_layer(layer), _several(units, layer), maps=True, position=position, whole=False)
 
     def score(seen: Seen) -> Scores:
         maps = seen.units(need)
@@ -327,10 +332,10 @@ def _layer(layer: str) -> str:
 
 def _several(units: Units, layer: str) -> tuple[Unit, ...]:
     """Numbers of any kind of integer, alone or several; of the logits names too."""
-    alone = isinstance(units, str) or (hasattr(units, "__index__") and not getattr(units, "ndim", 0))
     given = " ".join(repr(units).split())[:60]
+    each: Any = [units] if isinstance(units, str) or not getattr(units, "ndim", hasattr(units, "__iter__")) else units
     try:
-        found = tuple(_unit(unit) for unit in ([units] if alone else units))  # type: ignore[union-attr]
+        found = tuple(_unit(unit) for unit in each)
     except TypeError:
         raise UsageError(f"units are numbers, got {given}") from None
     if not found:
@@ -342,12 +347,12 @@ def _several(units: Units, layer: str) -> tuple[Unit, ...]:
     return found
 
 
-def _unit(unit: object) -> Unit:
+def _unit(unit: Any) -> Unit:
     if isinstance(unit, str):
         return unit
     if isinstance(unit, bool) or str(getattr(unit, "dtype", "")).endswith("bool"):
         raise TypeError
-    return operator.index(unit)  # type: ignore[arg-type]
+    return operator.index(unit)
 
 
 def _names(need: Need) -> tuple[str, ...]:

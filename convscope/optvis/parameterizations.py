@@ -133,8 +133,9 @@ class Maco:
 
     def _of(self, shape: Shape, like: Tensor) -> Tensor:
         magnitudes = self.magnitudes if self.magnitudes is not None else spectrum.bundled()
-        if magnitudes.shape[0] != shape[0]:
-            if self.magnitudes is not None:
-                raise UsageError(f"the spectrum is of {len(magnitudes)} channels, the pictures have {shape[0]}")
-            magnitudes = magnitudes[:1].expand(shape[0], -1, -1)  # of brightness
-        return placed(spectrum.resized(magnitudes, shape[1], shape[2]), like).expand(len(like), -1, -1, -1)
+        if self.magnitudes is not None and len(magnitudes) != shape[0]:
+            raise UsageError(f"the spectrum is of {len(magnitudes)} channels, the pictures have {shape[0]}")
+        own = placed(spectrum.resized(magnitudes, shape[1], shape[2]), like)
+        if len(own) != shape[0]:
+            own = own[:1].expand(shape[0], -1, -1)  # of brightness
+        return own.expand(len(like), -1, -1, -1)

@@ -7,34 +7,25 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil, inf
 
-import torch
-
 from convscope.errors import ModelError, UsageError
-from convscope.instrument.address import Address
+from convscope.instrument.address import LOGITS, Address
 from convscope.instrument.receptive_field import receptive_field
 from convscope.instrument.record import record
 from convscope.instrument.state import undisturbed
 from convscope.instrument.trace import Event, Trace, trace
 from convscope.models.classifier import Classifier
 from convscope.optvis.draws import Draws
-from convscope.optvis.objectives import LOGITS, Need, Objective, numbered
+from convscope.optvis.objectives import Need, Objective, number
 from convscope.optvis.parameterizations import Shape
 from convscope.optvis.transforms import Transform, transformed
-from convscope.types import Images
 
 MIB = 2**20
 MOST = 128  # pixels of a side of a canvas, unless the network's input has to be as it is
 MARGIN = 48  # pixels beside a receptive field
 SLACK = 2.5  # memory beside the values that are kept: gradients on their way, scratch space, what an allocator holds
-ANY = 224  # of a network that takes any size
 COPIES = 4  # of the layers' own outputs, beside what a pass keeps: the start's, the end's, recorded ones, gradients
 AT_ONCE = {"cpu": 16}  # pictures in a batch, beyond which a larger one is no faster; elsewhere 128
 REFUSALS = (RuntimeError, ValueError, AssertionError)  # of torch and of networks, for a size that they do not take
-
-
-def whole_canvas(classifier: Classifier) -> tuple[int, int]:
-    """The network's own input."""
-    return classifier.framing.size or (ANY, ANY)
 
 
 @contextmanager
@@ -47,7 +38,7 @@ def on_canvas(classifier: Classifier, size: tuple[int, int] | None = None) -> It
     except REFUSALS as error:
         if size is None and classifier.framing.size is not None:
             raise
-        height, width = size or whole_canvas(classifier)
+        height, width = size or classifier.canvas
         raise ModelError(
             f"{classifier.name} fails on an input of {height}x{width} ({_first_line(error)}): load it with the size "
             "that it takes, size= or --size"
@@ -60,11 +51,11 @@ def canvas_for(classifier: Classifier, needs: Sequence[Need]) -> tuple[int, int]
     The logits take the network's own input, and so do a place on a layer's map, which is meant on that, and a layer
     behind a part that takes that size alone.
     """
-    full = whole_canvas(classifier)
+    full = classifier.canvas
     layers = [need.layer for need in needs]
     if LOGITS in layers or not layers or any(need.position is not None for need in needs):
         return full
-    taken = trace(classifier.network, blank(classifier, full), through=classifier)
+    taken = trace(classifier.network, classifier.blank(full), through=classifier)
     sides = [_side(taken, event) for layer in layers if (event := taken.event(layer)) is not None]
     side = min(max(sides, default=MOST), *full)
     return (side, side) if side < min(full) and _runs(classifier, layers, (side, side)) else full
@@ -78,11 +69,6 @@ def _side(taken: Trace, event: Event) -> int:
         return MOST
     step = max(*(field.stride or (1, 1)), 1)
     return min(ceil((max(field.size) + MARGIN) / step) * step, MOST)
-
-
-def blank(classifier: Classifier, size: tuple[int, int]) -> Images:
-    dtype = torch.promote_types(classifier.dtype or torch.float32, torch.float32)
-    return torch.full((1, classifier.channels, *size), 0.5, device=classifier.device, dtype=dtype)
 
 
 def _runs(classifier: Classifier, layers: Sequence[str], size: tuple[int, int]) -> bool:
@@ -104,10 +90,10 @@ def shapes(classifier: Classifier, layers: Sequence[str], size: tuple[int, int])
     with undisturbed(classifier, grad=False):
         if named:
             with record(classifier.network, named, stop=True, reduce=lambda output: tuple(output.shape)) as kept:
-                classifier(blank(classifier, size))
+                classifier(classifier.blank(size))
             found = {layer: kept[layer] for layer in named}
         if LOGITS in layers:
-            found[LOGITS] = tuple(classifier(blank(classifier, size)).shape)
+            found[LOGITS] = tuple(classifier(classifier.blank(size)).shape)
     return found
 
 
@@ -129,7 +115,7 @@ def check(
             f"{classifier.name} does not run on a canvas of {height}x{width} as far as {', '.join(layers)} "
             f"({_first_line(error)}): give another size"
         ) from error
-    seen = transformed(blank(classifier, size), transforms, Draws([0], 0)).shape[2:]
+    seen = transformed(classifier.blank(size), transforms, Draws([0], 0)).shape[2:]
     if layers and seen != size and not _runs(classifier, layers, (seen[0], seen[1])):
         raise UsageError(
             f"{classifier.name} takes a canvas of {height}x{width} alone, of which the transforms make "
@@ -140,7 +126,8 @@ def check(
 
 
 def _check_need(need: Need, shape: tuple[int, ...], classifier: Classifier, size: tuple[int, int]) -> None:
-    layer, units = need.layer, numbered(need, classifier.classes)
+    layer = need.layer
+    units = [number(need, row, classifier.classes) for row in range(len(need.units))]
     if len(shape) not in (2, 4):
         raise UsageError(f"layer {layer} gives {shape[1:]} a picture: neither maps nor numbers; name a layer inside it")
     if units and max(units) >= shape[1]:
@@ -155,7 +142,7 @@ def _check_need(need: Need, shape: tuple[int, ...], classifier: Classifier, size
         row, col = need.position
         raise UsageError(f"position {row},{col} is out of range: the maps of {layer} are {shape[2]}x{shape[3]}")
     if max(shape[2:]) == 1:
-        full = whole_canvas(classifier)
+        full = classifier.canvas
         usual = shapes(classifier, [layer], full)[layer] if size != full else shape
         if max(usual[2:]) > 1 or need.maps:
             larger = f": give a larger size, such as {full[0]}" if max(usual[2:]) > 1 else ""
@@ -183,11 +170,11 @@ def _kept_bytes(classifier: Classifier, layers: Sequence[str], shape: Shape) -> 
     """What one picture leaves behind in a forward pass as far as the layers, the picture's own arithmetic included."""
     own = 16 * shape[0] * shape[1] * shape[2] * 4
     try:
-        taken = trace(classifier.network, blank(classifier, shape[1:]), through=classifier)
+        taken = trace(classifier.network, classifier.blank(shape[1:]), through=classifier)
     except REFUSALS:  # what comes after the layers does not take this size
-        full = whole_canvas(classifier)
+        full = classifier.canvas
         share = shape[1] * shape[2] / (full[0] * full[1])
-        taken = trace(classifier.network, blank(classifier, full), through=classifier)
+        taken = trace(classifier.network, classifier.blank(full), through=classifier)
         return taken.held_bytes * max(share, 1.0) + own
     events = [event.value for layer in layers if (event := taken.event(layer)) is not None and event.value is not None]
     if LOGITS in layers or not events:
@@ -202,7 +189,7 @@ def unrectified(classifier: Classifier, address: Address) -> Address:
 
     What a rectified unit wants least is anything that leaves it at zero: how far below it would go is in here.
     """
-    taken = trace(classifier.network, blank(classifier, whole_canvas(classifier)), through=classifier)
+    taken = trace(classifier.network, classifier.blank(), through=classifier)
     event = taken.event(address.key)
     if event is None or event.value is None or event.value.index not in taken.made_by:
         return address

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,6 +16,7 @@ from convscope.optvis import spectrum
 from convscope.optvis.parameterizations import Fourier, Maco, Pixel
 from convscope.optvis.render import Ascent, How
 from convscope.optvis.transforms import box_crop, jitter, noise, rotate, scale
+from convscope.types import Images
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,14 @@ def recipe_of(recipe: str | Recipe) -> Recipe:
     return RECIPES[recipe]
 
 
-def of_photos(recipe: Recipe, photos: Sequence[Image.Image], channels: int) -> Recipe:
-    """The recipe with what it takes from natural photos taken from these; most take nothing."""
-    if not photos or not isinstance(recipe.how.parameterization, Maco):
+def of_photos(recipe: Recipe, photos: Images) -> Recipe:
+    """The recipe with what it takes from natural photos taken from these, "b c h w"; most take nothing."""
+    own = recipe.how.parameterization
+    if not isinstance(own, Maco) or own.magnitudes is not None:
         return recipe
-    maco = Maco(spectrum.of_photos(photos, channels))
+    channels = photos.shape[1]
+    shown = photos if channels in (1, 3) else photos.mean(1, keepdim=True)
+    maco = Maco(spectrum.of_photos(map(to_image, shown), channels))
     return replace(recipe, how=replace(recipe.how, parameterization=maco))
 
 

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from convscope.errors import ConvscopeError, ModelError
+from convscope.instrument.address import LOGITS, find_module, parse_address
+from convscope.instrument.own_filters import own_filters, takes
 from convscope.instrument.record import record
 from convscope.instrument.redirect import redirected
 from convscope.instrument.state import undisturbed
 from convscope.models.classifier import Classifier
 from convscope.optvis.draws import Draws, seed_of
-from convscope.optvis.objectives import LOGITS, Objective, Seen
+from convscope.optvis.objectives import Objective, Seen
 from convscope.optvis.parameterizations import Parameterization, Shape
 from convscope.optvis.transforms import Transform, transformed
 from convscope.progress import track
@@ -37,7 +39,7 @@ class Ascent(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             for parameters in group["params"]:
                 towards = -parameters.grad  # what minimisers are given
@@ -99,8 +101,7 @@ def render(
         def plainly() -> tuple[Images, Scores, Seen]:
             with torch.no_grad():
                 images = how.parameterization.image(parameters, shape)
-                seen = _look(classifier, objective, images, images, rows)
-                return images, objective.score(seen), seen
+                return images, *scores_of(classifier, objective, images, rows)
 
         _, before, first = plainly()
         moved, curve = torch.zeros(len(seeds), dtype=torch.bool, device=parameters.device), []
@@ -137,6 +138,12 @@ def render(
         return Rendered(images, parameters.detach(), before, after, moved, history, first, last)
 
 
+def scores_of(classifier: Classifier, objective: Objective, images: Images, rows: Sequence[int]) -> tuple[Scores, Seen]:
+    """Each picture's score as it is, and what the network made of it. Call it ``undisturbed``."""
+    seen = _look(classifier, objective, images, images, rows)
+    return objective.score(seen), seen
+
+
 def _gradient(scores: Scores, parameters: Tensor) -> Tensor:
     up = torch.autograd.grad(scores.sum(), parameters, allow_unused=True)[0] if scores.requires_grad else None
     if up is None:
@@ -151,8 +158,12 @@ def _look(
     layers = list(dict.fromkeys(need.layer for need in objective.needs if need.layer != LOGITS))
     whole = any(need.layer == LOGITS for need in objective.needs)
     outputs: dict[str, Tensor] = {}
+    own = _own(classifier, objective, [row for row in rows for _ in range(count)])
     if layers:
-        with record(classifier.network, layers, grad=torch.is_grad_enabled(), stop=not whole) as kept:
+        with (
+            own or nullcontext(),
+            record(classifier.network, layers, grad=torch.is_grad_enabled(), stop=not whole) as kept,
+        ):
             logits = classifier(views)
         outputs = {layer: kept[layer] for layer in layers}
     elif whole:
@@ -161,7 +172,19 @@ def _look(
         outputs[LOGITS] = logits
     if torch.is_grad_enabled() and any(output.is_leaf for output in outputs.values()):
         raise ModelError(SWITCHED_OFF)  # of several terms the others would rise, and nobody would know
-    return Seen(outputs, canvas, rows, classifier.classes, count)
+    return Seen(outputs, canvas, rows, classifier.classes, count, own is not None and own.done)
+
+
+def _own(classifier: Classifier, objective: Objective, rows: Sequence[int]) -> own_filters | None:
+    """Of a convolution at the end of the pass each picture's own filter is enough, where nothing else is read."""
+    if len(objective.needs) != 1 or objective.needs[0].whole or objective.needs[0].layer == LOGITS:
+        return None
+    address = parse_address(objective.needs[0].layer)
+    if address.function is not None or address.call != 1:
+        return None
+    module = find_module(classifier.network, address.path)
+    units = [found[1] for row in rows if (found := objective.unit(row, classifier.classes)) is not None]
+    return own_filters(module, units) if takes(module) else None
 
 
 def _guard(scores: Scores, objective: Objective, rows: Sequence[int], step: int) -> None:

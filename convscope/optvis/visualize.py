@@ -13,20 +13,22 @@ from torch import Tensor
 from convscope.data.cache import key_of
 from convscope.errors import UsageError, some
 from convscope.images.frame import canvas_of
-from convscope.instrument.address import Address
+from convscope.instrument.address import LOGITS, Address
 from convscope.instrument.batches import parts
 from convscope.instrument.layers import resolve_one
 from convscope.instrument.record import record
 from convscope.instrument.state import undisturbed
-from convscope.instrument.weights import raw_bytes, weights_key
+from convscope.instrument.target import peaks
+from convscope.instrument.weights import raw_bytes
+from convscope.models.classes import Classes
 from convscope.models.classifier import Classifier
 from convscope.optvis import plan
 from convscope.optvis.asked import objective_of
 from convscope.optvis.draws import seed_of
-from convscope.optvis.objectives import LOGITS, Objective, Units, diversity
+from convscope.optvis.objectives import Objective, Units, diversity
 from convscope.optvis.parameterizations import Shape
 from convscope.optvis.patterns import DEAD, STUCK, Patterns, heading, joined
-from convscope.optvis.recipes import Recipe, recipe_of
+from convscope.optvis.recipes import Recipe, of_photos, recipe_of
 from convscope.optvis.render import Rendered, render
 from convscope.progress import track
 from convscope.types import Images, Scores
@@ -88,7 +90,7 @@ class Job:
         )
 
     def key(self, row: int) -> str:
-        """What a picture depends on: any change of it is another key."""
+        """What a picture depends on, the weights excepted: any change of it is another key."""
         return key_of(self._made_of, self.own.name(row), row % self.objective.group)
 
     @cached_property
@@ -97,7 +99,6 @@ class Job:
         magnitudes = getattr(how.parameterization, "magnitudes", None)
         photos = None if self.photos is None else raw_bytes(self.photos)
         return key_of(
-            weights_key(classifier.network),
             str(classifier.network),
             (classifier.mean, classifier.std, str(classifier.dtype)),
             (self.shape, self.seed, self.objective.group),
@@ -135,18 +136,15 @@ class Job:
     def _natural(self, rows: Sequence[int], like: Scores) -> Scores:
         """The strongest answer of each picture's unit to the photos."""
         found = torch.full_like(like, torch.nan)
-        units = [self.own.unit(row, self.classifier.classes) for row in rows]
-        if self._best is None or None in units:
-            return found
-        return self._best[[unit for _, unit in units]].to(like)  # type: ignore[misc]
+        units = _numbers(self.own, rows, self.classifier.classes)
+        return found if self._best is None or not units else self._best[units].to(like)
 
     @cached_property
     def _best(self) -> Tensor | None:
         """Of all units of the layer, once for all batches."""
-        found = self.own.unit(0, self.classifier.classes)
-        if self.photos is None or found is None:
+        if self.photos is None or not _numbers(self.own, [0], self.classifier.classes):
             return None
-        return _strongest(self.classifier, self.photos, found[0].layer)
+        return _strongest(self.classifier, self.photos, _layer(self.own))
 
 
 def plan_patterns(
@@ -165,6 +163,8 @@ def plan_patterns(
 ) -> Job:
     """Settle what is to be made, and refuse what cannot be; see ``Scope.visualize``."""
     made = recipe_of(recipe).with_steps(steps)
+    if photos is not None:
+        made = of_photos(made, photos)
     if copies < 1:
         raise UsageError(f"diversity is the number of pictures of each unit, at least 1, got {copies}")
     with plan.on_canvas(classifier):
@@ -199,7 +199,7 @@ def visualize(job: Job) -> Patterns:
 
 
 def _last_maps(classifier: Classifier) -> Address:
-    image = plan.blank(classifier, plan.whole_canvas(classifier))
+    image = classifier.blank()
     return resolve_one(classifier.network, "@last_conv", image, through=classifier)
 
 
@@ -213,15 +213,20 @@ def _verdicts(found: Rendered, before: Scores, after: Scores) -> tuple[str, ...]
 
 def _peaks(own: Objective, found: Rendered) -> Scores:
     """The strongest answer of each picture's unit anywhere on it."""
-    units = [own.unit(row, found.last.classes) for row in found.last.rows]
-    if None in units:
+    units = _numbers(own, found.last.rows, found.last.classes)
+    if not units:
         return torch.full_like(found.after, torch.nan)
-    peaks = _maxima(found.last[units[0][0].layer])  # type: ignore[index]
-    return peaks[torch.arange(len(units)), [unit for _, unit in units]]  # type: ignore[misc]
+    return found.last.pick(_layer(own), units).reshape(len(units), -1).amax(1)
 
 
-def _maxima(outputs: Tensor) -> Tensor:
-    return outputs.flatten(2).amax(2) if outputs.ndim > 2 else outputs.clone()
+def _layer(own: Objective) -> str:
+    """Whose units pictures are of."""
+    return next(need.layer for need in own.needs if need.units)
+
+
+def _numbers(own: Objective, rows: Sequence[int], classes: Classes | None) -> list[int]:
+    """The number of each picture's unit; nothing where they are not of units."""
+    return [found[1] for row in rows if (found := own.unit(row, classes)) is not None]
 
 
 def _strongest(classifier: Classifier, photos: Images, layer: str) -> Tensor:
@@ -232,7 +237,7 @@ def _strongest(classifier: Classifier, photos: Images, layer: str) -> Tensor:
             if layer == LOGITS:
                 found.append(classifier(photos[rows]).amax(0))
                 continue
-            with record(classifier.network, [layer], stop=True, reduce=_maxima) as kept:
+            with record(classifier.network, [layer], stop=True, reduce=peaks) as kept:
                 classifier(photos[rows])
             found.append(kept[layer].amax(0))
     return torch.stack(found).amax(0)

@@ -19,6 +19,7 @@ from convscope.data.sources import SourceOptions
 from convscope.data.split import read_split
 from convscope.errors import UsageError, some
 from convscope.images.frame import Framing
+from convscope.instrument.target import class_names
 from convscope.models.classifier import Classifier, probabilities
 from convscope.models.run import CONFIG
 from convscope.training.config import resolve_config, sections_of
@@ -141,14 +142,10 @@ def _labels(classifier: Classifier, found: Catalog, rows: np.ndarray) -> np.ndar
     """The photos' labels as indices of the classifier's classes."""
     if not len(rows):
         raise UsageError(f"{found.source}: no photo has a label, so there is nothing to compare with")
-    if classifier.classes is None:
-        with torch.no_grad():
-            height, width = classifier.framing.size or (224, 224)
-            classifier(torch.full((1, classifier.channels, height, width), 0.5, device=classifier.device))
-    assert classifier.classes is not None
+    classes = class_names(classifier)
     index = np.full(len(found.classes), -1, np.int64)
     strange, taken = [], dict[int, str]()
-    names = classifier.classes.names
+    names = classes.names
     # A number is an index where nobody's classes are numbers: what the owner of folders calls 0 is not the first class.
     numbered = found.kind != "folder" and not any(name.strip().isdecimal() for name in names)
     for label in np.unique(found.labels[rows]).tolist():
@@ -157,7 +154,7 @@ def _labels(classifier: Classifier, found: Catalog, rows: np.ndarray) -> np.ndar
             strange.append(name)
             continue
         try:
-            place = classifier.classes.find(name)  # by name, synset or synonym
+            place = classes.find(name)  # by name, synset or synonym
         except UsageError:
             strange.append(name)
             continue

@@ -107,7 +107,7 @@ def resolved(config: Config, begun: Start) -> tuple[Config, set[str], str]:
     """The settings with nothing left open, the parameters that learn, and what kind of learning it is."""
     classifier, training = begun.classifier, config.training
     assert classifier.framing.size is not None
-    blank = torch.full((1, classifier.channels, *classifier.framing.size), 0.5)
+    blank = classifier.blank()
     new = {name for name, _ in classifier.network.named_parameters() if name not in begun.loaded}
     asked = training.unfreeze
     if asked is None and begun.run is not None and not new:  # what learned there goes on to learn
@@ -150,7 +150,7 @@ class Pixels(nn.Module):
 
 def _ends_in_probabilities(classifier: Classifier) -> bool:
     assert classifier.framing.size is not None
-    blank = torch.full((1, classifier.channels, *classifier.framing.size), 0.5, device=classifier.device)
+    blank = classifier.blank()
     changed = [False]
     with undisturbed(classifier, grad=False), Ending() as ending:
 
@@ -224,7 +224,7 @@ def sources(
     learns_all = all(name in chosen for name, _ in classifier.network.named_parameters())
     remarks = []
     if not learns_all:
-        blank = torch.full((1, classifier.channels, *classifier.framing.size), 0.5, device=classifier.device)
+        blank = classifier.blank()
         cut = cut_network(classifier, chosen, blank)
         if changes.active:
             remarks.append(

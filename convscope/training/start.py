@@ -120,7 +120,7 @@ def _classifier(
         background=sees.background,
         name=spec,
     )
-    blank = torch.full((1, classifier.channels, *framing.size), 0.5)
+    blank = classifier.blank()
     try:
         with torch.no_grad():
             classifier(blank)
@@ -240,6 +240,6 @@ def _last(classifier: Classifier) -> set[str]:
     """The parameters of the layer that runs last, which in a classifier is the one that knows the classes."""
     assert classifier.framing.size is not None
     try:
-        return set(head_names(classifier, torch.full((1, classifier.channels, *classifier.framing.size), 0.5)))
+        return set(head_names(classifier, classifier.blank()))
     except UsageError:  # no parameters, or none that belong to a module that runs
         return set()

@@ -15,7 +15,7 @@ from convscope.errors import ConvscopeError, UsageError
 from convscope.instrument.address import Address, parse_address
 from convscope.instrument.batches import parts
 from convscope.instrument.record import record
-from convscope.instrument.target import first_argmax
+from convscope.instrument.target import first_argmax, peaks
 from convscope.models.classifier import Classifier
 from convscope.types import Images
 
@@ -52,13 +52,13 @@ def strongest_photos(
     layers = [parse_address(layer) for layer in best]
     seen = 0
     for names, pixels in batches:
-        with record(classifier.network, layers, stop=True, reduce=_peaks) as kept:
+        with record(classifier.network, layers, stop=True, reduce=peaks) as kept:
             classifier(pixels)
         for layer, found in best.items():
-            peaks = kept[layer][:, [one.unit for one in found]]
-            if not bool(peaks.isfinite().all()):
+            own = kept[layer][:, [one.unit for one in found]]
+            if not bool(own.isfinite().all()):
                 raise ConvscopeError(f"layer {layer} gives NaN or infinity: the training has diverged")
-            tops, rows = peaks.amax(0).tolist(), first_argmax(peaks.T).tolist()
+            tops, rows = own.amax(0).tolist(), first_argmax(own.T).tolist()
             for one, value, row in zip(found, tops, rows, strict=True):
                 if value > one.value:
                     one.value, one.name, one.index = value, str(names[row]), seen + row
@@ -67,10 +67,6 @@ def strongest_photos(
     if not seen:
         raise UsageError("photos holds no photos")
     return best
-
-
-def _peaks(maps: Tensor) -> Tensor:
-    return maps.flatten(2).amax(2) if maps.ndim > 2 else maps.clone()
 
 
 def neurons(classifier: Classifier, images: Images, layer: Address, units: Sequence[int]) -> list[tuple[float, Place]]:

@@ -110,8 +110,10 @@ def test_json_stands_alone_on_stdout_and_says_all(call: Call, here: Path) -> Non
 
 def test_dead_units_are_told_of(call: Call, here: Path) -> None:
     net = Path("net.py").read_text("utf-8")
-    dead = "        self.features[0].weight.data[2], self.features[0].bias.data[2] = 0, -1\n        self.head ="
-    Path("dead.py").write_text(net.replace("        self.head =", dead, 1), "utf-8")
+    dead = """        self.features[0].weight.data[2] = 0
+        self.features[0].bias.data = torch.tensor([1.0, 1.0, -1.0, 1.0])
+        self.head ="""
+    Path("dead.py").write_text("import torch\n" + net.replace("        self.head =", dead, 1), "utf-8")
     done = call("visualize", "dead.py:Net", "--size", 32, "features.1:1-2", *QUICK, "--json")
     assert "convscope: dead: features.1:2" in done.err.splitlines()
     assert [row["verdict"] for row in done.json["layers"][0]["patterns"]] == ["", "dead"]
@@ -182,6 +184,8 @@ def test_dreams_and_caricatures(call: Call, here: Path) -> None:
         (["@logits:fork"], "unknown class 'fork'"),
         (["features.4", "--dream", "a.png", "--caricature", "a.png"], "one at a time"),
         (["features.4", "--caricature", "a.png", "--canvas", "9"], "network's input"),
+        (["features.4", "--dream", "a.png", "--negative"], "--negative: not of a dream"),
+        (["features.4", "--caricature", "a.png", "--recipe", "maco", "--photos", "."], "--recipe, --photos"),
         (["features.4:0-2", "--dream", "a.png"], "a dream raises one score"),
         (["features.4", "--dream", "none.png"], "none.png: no such file"),
         (["features.4", "--dream", "."], "a dream is of one photo, got 2"),
