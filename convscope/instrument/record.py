@@ -121,6 +121,8 @@ class record(Mapping[str, Any]):
             return output
         self.kept[key] = output if self.grad else output.detach()
         self._versions[key] = output._version
+        if self.stop and len(self._seen) == len(self.wanted):
+            return output  # nothing comes after it
         if not self.grad:
             return output.clone()
         with torch.enable_grad():  # also where the network itself switches gradients off
