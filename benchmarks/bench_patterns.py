@@ -109,7 +109,7 @@ def beside_lucent(table: Table, device: str, quick: bool) -> None:
 
 
 def beside_bound(table: Table, name: str, device: str, quick: bool) -> None:
-    steps = 16 if quick else 48
+    steps = 16  # as far as features.28 a round takes a minute
     for layer in BOUND[name]:
         for units in (UNITS,) if quick else (UNITS, 1):
             model = classifier(network(name, device).requires_grad_(False))
