@@ -28,7 +28,8 @@ from convscope.models.prediction import Entry, Prediction
 from convscope.models.registry import lasting_spec, load_classifier, parse
 from convscope.optvis import Objective, Patterns, Recipe, Units
 from convscope.optvis.dream import caricature, dream
-from convscope.optvis.visualize import BUDGET_MIB, plan_patterns, visualize
+from convscope.optvis.plan import BUDGET_MIB
+from convscope.optvis.visualize import plan_patterns, visualize
 from convscope.progress import reporting_unless_listened
 from convscope.types import Images
 
@@ -208,13 +209,22 @@ class Scope:
             return dream(self.classifier, images, what, name=name, steps=steps, seed=seed)
 
     def caricature(
-        self, photos: Photos, layer: str = "@stage:-2", *, steps: int | None = None, seed: int = 0
+        self,
+        photos: Photos,
+        layer: str = "@stage:-2",
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        budget: float = BUDGET_MIB,
     ) -> Patterns:
-        """What a layer sees in photos, amplified (Olah et al. 2018): pictures made anew from its activations alone."""
+        """What a layer sees in photos, amplified (Olah et al. 2018): pictures made anew from its activations alone.
+
+        ``budget``: MiB of memory.
+        """
         images, views = self.images(photos)
         names = tuple(view.photo.name for view in views) or tuple(f"image {i}" for i in range(len(images)))
         with _shown(self.progress):
-            return caricature(self.classifier, images, layer, names=names, steps=steps, seed=seed)
+            return caricature(self.classifier, images, layer, names=names, steps=steps, seed=seed, budget=budget)
 
     def activations(self, photos: Photos, layer: str = "@last_conv") -> Explanation:
         """Feature maps of a layer, or of units of it: ``raw`` is "b k fh fw"."""

@@ -11,7 +11,7 @@ import typer
 from convscope.cli.options import Background, Json, ModelChoice
 from convscope.cli.output import counted, emit, note, say
 from convscope.cli.values import canvas, device_named, listed_layers
-from convscope.errors import UsageError, some
+from convscope.errors import Cancelled, UsageError, some
 
 if TYPE_CHECKING:
     from convscope.optvis.visualize import Job
@@ -85,12 +85,13 @@ def visualize(
     scope = chosen.open(background=background)
     with reporting(ConsoleProgress()):
         if dream is not None or caricature is not None:
-            _of_photo(scope, what, dream, caricature, size, {"steps": steps, "seed": seed}, out, json)
+            _of_photo(scope, what, dream, caricature, size, {"steps": steps, "seed": seed}, budget, out, json)
             return
         stages = {"": scope} | (_checkpoints(evolve, chosen) if evolve is not None else {})
         options: dict[str, Any] = {"recipe": recipe, "size": size, "steps": steps, "seed": seed, "copies": diversity}
         options |= {"negative": negative, "budget": budget}
         jobs = {stage: _jobs(one, what, photos, options) for stage, one in stages.items()}  # all, before the long work
+        _comparable(jobs)
         told = {stage: _made(found, out / stage) for stage, found in jobs.items()}
         compared = _compared(jobs, out, chosen.model) if evolve is not None else []
     if json:
@@ -114,8 +115,11 @@ def _jobs(scope: Scope, what: str, photos: list[str] | None, options: dict[str, 
 
 def _layers(scope: Scope, what: str) -> list[str]:
     from convscope.cli.photos import explained_size
+    from convscope.instrument.address import LOGITS
     from convscope.optvis.asked import layers_of, merged
 
+    if LOGITS in what:
+        raise UsageError(f"{LOGITS} is the output: ask for it alone, as {LOGITS} or {LOGITS}:tabby,tench")
     with explained_size(scope):
         found = [layer for part in listed_layers(what) or [what] for layer in layers_of(scope.classifier, part)]
     return merged(found)
@@ -130,12 +134,18 @@ def _made(jobs: Sequence[Job], out: Path) -> list[dict[str, Any]]:
     told = []
     for job in track(jobs, "layers") if len(jobs) > 1 else jobs:
         done = folder.done(job)
+        if others := folder.others(job):
+            note(f"{job.title}: {counted(others, 'pattern')} made in another way will be replaced")
         if done:
             note(f"{job.title}: {len(done):,} of {counted(len(job), 'pattern')} are there already")
         for remark in job.notes:
             note(remark)
-        for rows, patterns in job.batches(done):
-            folder.keep(job, rows, patterns)
+        try:
+            for rows, patterns in job.batches(done):
+                folder.keep(job, rows, patterns)
+        except (SystemExit, KeyboardInterrupt, Cancelled):
+            note(f"{folder.path}: what was made is there; the same command goes on with it")
+            raise
         sheet, lines = folder.write_sheet(job), folder.rows(job)
         for verdict in dict.fromkeys(line["verdict"] for line in lines if line["verdict"]):
             note(f"{verdict}: {some([line['name'] for line in lines if line['verdict'] == verdict])}")
@@ -159,6 +169,18 @@ def _checkpoints(run: str, chosen: ModelChoice) -> dict[str, Scope]:
     if not found:
         raise UsageError(f"--evolve {run}: the run has no checkpoint yet")
     return found
+
+
+def _comparable(jobs: dict[str, list[Job]]) -> None:
+    """Refuse units of which a checkpoint of the run has others, or none."""
+    before = [job.own.names for job in jobs[""]]
+    for stage, found in jobs.items():
+        for job, names, own in zip(jobs[""], before, [job.own.names for job in found], strict=True):
+            if names != own:
+                raise UsageError(
+                    f"{job.title}: the model has {len(names)} units, {stage} of the run {len(own)} or others: name "
+                    "layers and units that both have"
+                )
 
 
 def _compared(jobs: dict[str, list[Job]], out: Path, model: str) -> list[Path]:
@@ -194,6 +216,7 @@ def _of_photo(
     caricature: Path | None,
     size: int | tuple[int, int] | None,
     options: dict[str, Any],
+    budget: float,
     out: Path,
     json: bool,
 ) -> None:
@@ -205,12 +228,14 @@ def _of_photo(
 
     photo = dream or caricature
     assert photo is not None
+    if caricature is not None and photo.is_dir():
+        raise UsageError(f"--caricature {photo}: name one photo, not a folder")
     with staged(out) as draft:
         kind = "dream" if dream is not None else "caricature"
         if dream is not None:
             found = scope.dream(photo, what, size=size, **options)
         else:
-            found = scope.caricature(photo, what, **options)
+            found = scope.caricature(photo, what, budget=budget, **options)
         name = f"{kind}-{slug(photo.stem)}-{slug(what)}.png"
         found.picture().save(draft / name)
     for remark in found.notes:

@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks
 from torch.overrides import TorchFunctionMode
 
 
@@ -43,7 +44,7 @@ class own_filters(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if not self.inside or func is not F.conv2d or args[1] is not self.convolution.weight:
+        if not self.inside or func is not F.conv2d or args[1] is not self.convolution.weight or _runs_again():
             return func(*args, **(kwargs or {}))
         self.inside, self.done = False, True
         x, weight, bias, stride, padding, dilation, _ = args
@@ -53,13 +54,20 @@ class own_filters(TorchFunctionMode):
         return (found if bias is None else found + bias[chosen][:, None, None])[:, None]
 
 
+def _runs_again() -> bool:
+    """Whether this is part of a checkpointed segment, which the backward pass runs once more without the mode."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
 def takes(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether a module is a convolution whose filters can be had one by one, and are worth it.
 
     A plain ``nn.Conv2d``, whose weights nothing computes and whose output no hook changes; not in half precision, where
     the order of a sum counts.
     """
-    if type(module) is not nn.Conv2d or module._forward_hooks or isinstance(module.padding, str):
+    if type(module) is not nn.Conv2d or isinstance(module.padding, str):
+        return False
+    if module._forward_hooks or _global_forward_hooks or {"forward", "_conv_forward"} & vars(module).keys():
         return False
     taps, steps = module.kernel_size[0] * module.kernel_size[1], module.stride[0] * module.stride[1]
     return (

@@ -34,7 +34,7 @@ class record(Mapping[str, Any]):
     ``grad``: the original is kept and a clone goes on downstream, so that gradients reach it; the graph begins at the
     first of the layers where nothing before requires any.
     ``stop``: end the forward pass after the last layer asked for; code after it inside the ``with`` is skipped.
-    ``reduce``: keep ``reduce(output)`` instead, taken inside the hook; nothing is copied.
+    ``reduce``: keep ``reduce(output)`` instead, taken inside the hook; nothing is copied. By layer, or one for all.
     ``replace``: hand ``replace(output)`` on instead of the output, and keep that.
     """
 
@@ -45,7 +45,7 @@ class record(Mapping[str, Any]):
         *,
         grad: bool = False,
         stop: bool = False,
-        reduce: Callable[[Tensor], Any] | None = None,
+        reduce: Callable[[Tensor], Any] | Mapping[str, Callable[[Tensor], Any]] | None = None,
         replace: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         addresses = [parse_address(layer) if isinstance(layer, str) else layer for layer in layers]
@@ -110,7 +110,7 @@ class record(Mapping[str, Any]):
             raise UsageError(f"layer {key} gives {type(output).__name__}, not one tensor: name a layer inside it")
         self._seen.add(key)
         if self.reduce is not None:
-            self.kept[key] = self.reduce(output)
+            self.kept[key] = (self.reduce[key] if isinstance(self.reduce, Mapping) else self.reduce)(output)
             return output
         if self.replace is not None:
             output = self.replace(output)

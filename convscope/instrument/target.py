@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -266,6 +267,8 @@ def _logits(classes: Classes, spec: str) -> list[int]:
 
 def classes_listed(classes: Classes, names: str) -> list[int]:
     """The classes that words part by commas name."""
+    if (span := re.fullmatch(r"(\d+)-(\d+)", names.strip())) and int(span[1]) <= int(span[2]):
+        return [classes.find(index) for index in range(int(span[1]), int(span[2]) + 1)]
     try:
         return [classes.find(names)]  # one name, which may hold commas
     except UsageError:

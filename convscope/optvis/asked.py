@@ -36,7 +36,7 @@ def merged(addresses: Sequence[str]) -> list[str]:
     """Units of a layer that are named apart as one address, so that they are one sheet; a neuron stays alone."""
     found: dict[str, Address] = {}
     for one in map(parse_address, addresses):
-        key = one.key if one.position is None else str(one)
+        key = str(replace(one, units=None))
         before = found.setdefault(key, one)
         if before.units is None or one.units is None:
             found[key] = replace(before, units=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,7 +29,9 @@ class Draws:
     """What is drawn for the pictures with these seeds at a step, in the order in which it is asked for."""
 
     def __init__(self, seeds: Sequence[int], step: int) -> None:
-        self._words = mixed(np.array(seeds, np.uint64)) ^ mixed(np.array([step], np.uint64))
+        self._words = mixed(np.array([operator.index(seed) % 2**64 for seed in seeds], np.uint64)) ^ mixed(
+            np.array([step], np.uint64)
+        )
 
     def __len__(self) -> int:
         return len(self._words)

@@ -18,7 +18,7 @@ from convscope.optvis import plan
 from convscope.optvis.asked import objective_of
 from convscope.optvis.objectives import Objective, cosine, energy
 from convscope.optvis.parameterizations import Pixel
-from convscope.optvis.patterns import Patterns, plain
+from convscope.optvis.patterns import Patterns, joined, plain
 from convscope.optvis.recipes import FOURIER, Recipe
 from convscope.optvis.render import Ascent, How, render, scores_of
 from convscope.optvis.transforms import jitter, rotate, scale
@@ -57,8 +57,8 @@ def dream(
     """
     if octaves < 1:
         raise UsageError(f"a dream goes through at least 1 size, got {octaves}")
-    with plan.on_canvas(classifier, (image.shape[2], image.shape[3])):
-        objective = _raised(classifier, image, what)
+    image = image.to(torch.promote_types(image.dtype, torch.float32))
+    objective = _raised(classifier, image, what)
     recipe = DREAM.with_steps(steps)
     plan.check(classifier, objective, (image.shape[2], image.shape[3]))
     sizes = [[max(round(side / RATIO**i), 1) for side in image.shape[2:]] for i in reversed(range(octaves))]
@@ -84,6 +84,7 @@ def caricature(
     names: tuple[str, ...] = ("photo",),
     steps: int | None = None,
     seed: int = 0,
+    budget: float = plan.BUDGET_MIB,
 ) -> Patterns:
     """Pictures, made from noise, whose activations in a layer point the same way as photos' "b c h w", and further."""
     with plan.on_canvas(classifier, (images.shape[2], images.shape[3])):
@@ -94,17 +95,24 @@ def caricature(
     shape = (images.shape[1], images.shape[2], images.shape[3])
     plan.check(classifier, objective, shape[1:])
     recipe = CARICATURE.with_steps(steps)
-    found = render(classifier, objective, recipe.how, shape, [seed] * len(images))
-    return plain(classifier, found, names, recipe, f"caricature in {address.key}", seed)
+    batch = plan.batch_of(classifier, objective, shape, recipe.how.views, budget)
+    rows = [range(len(images))[i : i + batch] for i in range(0, len(images), batch)]
+    title, made = f"caricature in {address.key}", []
+    for part in track(rows, title, weigh=len) if len(rows) > 1 else rows:
+        found = render(classifier, objective, recipe.how, shape, [seed] * len(part), rows=part)
+        made.append(plain(classifier, found, names[part.start : part.stop], recipe, title, seed))
+    return joined(made)
 
 
 def _raised(classifier: Classifier, image: OneImage, what: str | Objective) -> Objective:
     if isinstance(what, Objective):
         objective = what
     elif ":" in what.removeprefix("@stage:") or what.startswith(LOGITS):
-        objective, _ = objective_of(classifier, what, None, False)
+        with plan.on_canvas(classifier):
+            objective, _ = objective_of(classifier, what, None, False)
     else:
-        objective = energy(resolve_one(classifier.network, what, image, through=classifier).key)
+        with plan.on_canvas(classifier, (image.shape[2], image.shape[3])):
+            objective = energy(resolve_one(classifier.network, what, image, through=classifier).key)
     if objective.count > 1:
         raise UsageError(f"a dream raises one score, {what} has {objective.count}: name one unit, or the layer alone")
     return objective

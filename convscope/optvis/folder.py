@@ -41,6 +41,11 @@ class PatternFolder:
         """The rows of a job that are there, made from the same weights in the same way."""
         return {row for row in range(len(job)) if self._line(job, row) is not None}
 
+    def others(self, job: Job) -> int:
+        """How many of a job's pictures are there in another form, which making them replaces."""
+        files = [self.file(job, row) for row in range(len(job)) if self._line(job, row) is None]
+        return sum(file in self._lines and (self.path / file).is_file() for file in files)
+
     def keep(self, job: Job, rows: Sequence[int], patterns: Patterns) -> None:
         """Add the patterns of some rows."""
         lines = []
@@ -74,7 +79,8 @@ class PatternFolder:
         name = slug(job.own.name(row)) if found is None else f"{found[1]:04d}"
         if found is not None and found[0].layer == LOGITS:
             name += f"-{slug(job.own.name(row).removeprefix('-'))}"
-        copy = f"-{row % job.objective.group}" if job.objective.group > 1 else ""
+        again = job.copy(row)
+        copy = f"-{again}" if again or job.objective.group > 1 else ""
         return f"{stem(job)}/{name}{copy}.png"
 
     def _line(self, job: Job, row: int) -> Mapping[str, Any] | None:
@@ -132,7 +138,7 @@ class PatternFolder:
 def stem(job: Job) -> str:
     """What a job's sheet and the folder of its pictures are called; no two layers alike."""
     name = slug(job.title)
-    if name != job.title.casefold():
+    if name != job.title:
         name += f"-{key_of(job.title)[:6]}"
     at = next((f"@{need.position[0]},{need.position[1]}" for need in job.own.needs if need.position), "")
     return f"{name}{at}" + ("-negative" if job.negative else "")

@@ -67,6 +67,7 @@ class Seen:
         """Each sample's map or number of one unit of a layer."""
         output = self[layer]
         if self.picked:
+            assert output.shape[1] == 1
             return output[:, 0]
         return output[torch.arange(len(output), device=output.device), torch.tensor(units, device=output.device)]
 
@@ -132,6 +133,9 @@ class Objective:
         return _joined(self, other, operator.mul, "*")
 
     __rmul__ = __mul__
+
+    def __truediv__(self, other: float) -> Objective:
+        return self * (1 / other) if isinstance(other, int | float) else NotImplemented
 
     def __neg__(self) -> Objective:
         own = self.score
@@ -260,9 +264,9 @@ def diversity(layer: str, copies: int) -> Objective:
         maps = seen[need.layer].flatten(2)
         grams = F.normalize((maps @ maps.transpose(1, 2)).flatten(1), dim=1)
         groups = grams.unflatten(0, (-1, copies, seen.views))  # each view beside the others' view of that number
-        alike = torch.einsum("gavk,gbvk->gavb", groups, groups)
-        own = groups.pow(2).sum(3)
-        return -((alike.sum(3) - own) / (copies - 1)).flatten()
+        # Product by product: how a matrix product is rounded depends on how many groups there are.
+        alike = sum((groups * groups.roll(by, 1)).sum(3) for by in range(1, copies))
+        return -(alike / (copies - 1)).flatten()
 
     return Objective(score, (need,), ("diversity",), copies)
 
@@ -325,6 +329,8 @@ def _layer(layer: str) -> str:
     if layer == LOGITS:
         return layer
     address: Address = parse_address(layer)
+    if address.layer.startswith("@"):
+        raise UsageError(f"{layer} may be several layers: name one; Scope.find_layers({layer!r}) tells them")
     if address.units is not None:
         raise UsageError(f"{layer}: give the layer and its units apart, as in channel({address.key!r}, ...)")
     return address.key

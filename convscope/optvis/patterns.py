@@ -22,7 +22,7 @@ from convscope.optvis.recipes import Recipe
 from convscope.optvis.render import Rendered
 from convscope.types import Images, Scores
 
-STUCK, DEAD = "did not start", "dead"
+STUCK, FLAT, DEAD = "did not start", "did not rise", "dead"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,8 @@ class Patterns:
     ``raw``: pixels "b c h w" in [0, 1] (of the classic recipe as they come, unbounded). ``before``, ``after``: the
     objective's score of the start and of the picture. ``peaks``: the strongest answer of the picture's unit anywhere on
     it; ``natural``: the strongest on the photos that were given, NaN without any. ``verdicts``: "" where all went well,
-    "did not start", or "dead" where nothing in a picture would change that.
+    "did not start" where the score never changed, "did not rise" where it did for nothing, or "dead" where the unit is
+    silent and nothing in a picture would change that.
     """
 
     raw: Images
@@ -46,6 +47,7 @@ class Patterns:
     settings: Mapping[str, Any] = field(default_factory=dict)
     title: str = ""
     notes: tuple[str, ...] = ()
+    border: int = 0  # pixels all round that are not shown: there the canvas's edge says more than the unit
 
     def __len__(self) -> int:
         return len(self.names)
@@ -62,7 +64,8 @@ class Patterns:
 
     def picture(self, row: int = 0) -> Image.Image:
         """A pattern as the recipe shows it; of more than three channels, or two, each beside the other in grey."""
-        image = self.raw[row]
+        height, width = self.raw.shape[2:]
+        image = self.raw[row, :, self.border : height - self.border, self.border : width - self.border]
         if len(image) in (1, 3):
             return self.recipe.show(image)
         grey = torch.cat(list(image), 1)[None]
@@ -75,7 +78,7 @@ class Patterns:
 
     @property
     def heading(self) -> str:
-        return heading(self.title, self.recipe, self.raw.shape[2:])
+        return heading(self.title, self.recipe, self.raw.shape[2:], self.settings.get("negative", False))
 
     def save(self, path: str | Path) -> Path:
         """Write it: .safetensors keeps the pixels, .png, .jpg or .webp the sheet."""
@@ -123,7 +126,7 @@ class Patterns:
 
     def __repr__(self) -> str:
         stuck = sum(map(bool, self.verdicts))
-        return f"<Patterns {self.heading}: {len(self)}" + (f", {stuck} did not start>" if stuck else ">")
+        return f"<Patterns {self.heading}: {len(self)}" + (f", {stuck} did not rise>" if stuck else ">")
 
 
 def plain(
@@ -131,21 +134,32 @@ def plain(
 ) -> Patterns:
     """Pictures that are not of one unit each."""
     unknown = torch.full_like(found.after, torch.nan)
-    verdicts = tuple("" if risen else STUCK for risen in (found.after > found.before).tolist())
+    verdicts = verdicts_of(found, found.before, found.after)
     settings = {"model": classifier.name, "recipe": recipe.name, "steps": recipe.how.steps, "seed": seed}
     settings["size"] = list(found.images.shape[2:])
-    stuck = [name for name, verdict in zip(names, verdicts, strict=True) if verdict]
-    notes = (f"{some(stuck)} {STUCK}",) if stuck else ()
+    notes = tuple(
+        f"{some(which)} {verdict}"
+        for verdict in (STUCK, FLAT)
+        if (which := [name for name, one in zip(names, verdicts, strict=True) if one == verdict])
+    )
     scores = (found.before, found.after, unknown, unknown)
     return Patterns(found.images, names, recipe, *scores, verdicts, settings, title, notes)
+
+
+def verdicts_of(found: Rendered, before: Scores, after: Scores) -> tuple[str, ...]:
+    """Did they rise? And if not, did anything happen at all?"""
+    started = found.moved & (found.curve.ne(found.before).any(0) | found.after.ne(found.before))
+    each = zip(started.tolist(), (after > before).tolist(), strict=True)
+    return tuple("" if risen else FLAT if begun else STUCK for begun, risen in each)
 
 
 TENSORS = ("raw", "before", "after", "peaks", "natural")
 
 
-def heading(title: str, recipe: Recipe, size: Sequence[int]) -> str:
+def heading(title: str, recipe: Recipe, size: Sequence[int], negative: bool = False) -> str:
     """One line for a sheet: what the patterns are of, and how they were made."""
-    return f"{title}: {recipe.name}, {recipe.how.steps} steps, {size[0]}x{size[1]}"
+    what = f"{title}, what they want least" if negative else title
+    return f"{what}: {recipe.name}, {recipe.how.steps} steps, {size[0]}x{size[1]}"
 
 
 def _known(value: Tensor) -> float | None:
@@ -171,7 +185,8 @@ def pattern_sheet(
 
 def _label(row: Mapping[str, Any], prefix: str) -> list[Line]:
     """What is written under a picture: its unit, what that says before and after, and to the best photo."""
-    lines = [Line(row["name"].removeprefix(f"{prefix}:")), Line(f"{_short(row['before'])} to {_short(row['after'])}")]
+    unit = row["name"].removeprefix("-").removeprefix(f"{prefix}:")
+    lines = [Line(unit), Line(f"{_short(row['before'])} to {_short(row['after'])}")]
     if row["natural"] is not None:
         lines += [Line(f"peak {_short(row['peak'])}"), Line(f"photos {_short(row['natural'])}")]
     return lines

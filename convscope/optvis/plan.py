@@ -9,19 +9,21 @@ from math import ceil, inf
 
 from convscope.errors import ModelError, UsageError
 from convscope.instrument.address import LOGITS, Address
-from convscope.instrument.receptive_field import receptive_field
+from convscope.instrument.receptive_field import receptive_field, unit_box
 from convscope.instrument.record import record
 from convscope.instrument.state import undisturbed
-from convscope.instrument.trace import Event, Trace, trace
+from convscope.instrument.trace import Event, Op, Trace, trace
 from convscope.models.classifier import Classifier
 from convscope.optvis.draws import Draws
 from convscope.optvis.objectives import Need, Objective, number
 from convscope.optvis.parameterizations import Shape
-from convscope.optvis.transforms import Transform, transformed
+from convscope.optvis.transforms import Focus, Transform, transformed
 
 MIB = 2**20
+BUDGET_MIB = 2048.0
 MOST = 128  # pixels of a side of a canvas, unless the network's input has to be as it is
 MARGIN = 48  # pixels beside a receptive field
+BORDER = 10  # of them that are not shown on each side: there a unit answers to the canvas's edge
 SLACK = 2.5  # memory beside the values that are kept: gradients on their way, scratch space, what an allocator holds
 COPIES = 4  # of the layers' own outputs, beside what a pass keeps: the start's, the end's, recorded ones, gradients
 AT_ONCE = {"cpu": 16}  # pictures in a batch, beyond which a larger one is no faster; elsewhere 128
@@ -30,14 +32,10 @@ REFUSALS = (RuntimeError, ValueError, AssertionError)  # of torch and of network
 
 @contextmanager
 def on_canvas(classifier: Classifier, size: tuple[int, int] | None = None) -> Iterator[None]:
-    """A network that does not run on a size that is not its own is said to; by default on the usual one, where nobody
-    said its own.
-    """
+    """A network that does not run on a size is said to; by default on its own, or the usual one where it has none."""
     try:
         yield
     except REFUSALS as error:
-        if size is None and classifier.framing.size is not None:
-            raise
         height, width = size or classifier.canvas
         raise ModelError(
             f"{classifier.name} fails on an input of {height}x{width} ({_first_line(error)}): load it with the size "
@@ -69,6 +67,26 @@ def _side(taken: Trace, event: Event) -> int:
         return MOST
     step = max(*(field.stride or (1, 1)), 1)
     return min(ceil((max(field.size) + MARGIN) / step) * step, MOST)
+
+
+def focus_of(classifier: Classifier, needs: Sequence[Need], size: tuple[int, int]) -> Focus | None:
+    """Of neurons at one place their receptive field, outside of which a picture says nothing."""
+    if len(places := {(need.layer, need.position) for need in needs if need.maps and not need.whole}) != 1:
+        return None
+    (layer, position) = places.pop()
+    try:
+        taken = trace(classifier.network, classifier.blank(size), through=classifier)
+    except REFUSALS:
+        return None
+    event = taken.event(layer)
+    if event is None or event.value is None or len(event.value.shape) != 4:
+        return None
+    row, col = position or (event.value.shape[2] // 2, event.value.shape[3] // 2)
+    status, box = unit_box(taken, event.value, row, col)
+    if status != "exact" or any(first > last for first, last in box):
+        return None
+    middle = tuple((first + last) / 2 - (side - 1) / 2 for (first, last), side in zip(box, size, strict=True))
+    return Focus((middle[0], middle[1]), (box[0][1] - box[0][0] + 1, box[1][1] - box[1][0] + 1))
 
 
 def _runs(classifier: Classifier, layers: Sequence[str], size: tuple[int, int]) -> bool:
@@ -128,6 +146,8 @@ def check(
 def _check_need(need: Need, shape: tuple[int, ...], classifier: Classifier, size: tuple[int, int]) -> None:
     layer = need.layer
     units = [number(need, row, classifier.classes) for row in range(len(need.units))]
+    if shape[0] != 1:
+        raise UsageError(f"layer {layer} gives {shape[0]} rows for one picture: what is whose cannot be told")
     if len(shape) not in (2, 4):
         raise UsageError(f"layer {layer} gives {shape[1:]} a picture: neither maps nor numbers; name a layer inside it")
     if units and max(units) >= shape[1]:
@@ -184,6 +204,14 @@ def _kept_bytes(classifier: Classifier, layers: Sequence[str], shape: Shape) -> 
     return sum(sizes.values()) + COPIES * sum(value.bytes for value in events) + own
 
 
+def _rectifies(op: Op) -> bool:
+    """Whether what is below zero, and that alone, is cut off below."""
+    if not op.inputs or op.name not in ("relu", "clamp", "clamp_min", "hardtanh"):
+        return False
+    least = op.args[1] if len(op.args) > 1 else op.kwargs.get("min", op.kwargs.get("min_val"))
+    return op.name == "relu" or (isinstance(least, int | float) and least == 0)
+
+
 def unrectified(classifier: Classifier, address: Address) -> Address:
     """The layer whose values a ReLU cuts off to make those of ``address``; itself where that is no rectifier's output.
 
@@ -194,7 +222,7 @@ def unrectified(classifier: Classifier, address: Address) -> Address:
     if event is None or event.value is None or event.value.index not in taken.made_by:
         return address
     op = taken.ops[taken.made_by[event.value.index]]
-    if op.name not in ("relu", "clamp", "clamp_min", "hardtanh") or not op.inputs:
+    if not _rectifies(op):
         return address
     source = next((e for e in taken.events if e.value is not None and e.value == op.inputs[0]), None)
     if source is None:

@@ -20,7 +20,7 @@ from convscope.models.classifier import Classifier
 from convscope.optvis.draws import Draws, seed_of
 from convscope.optvis.objectives import Objective, Seen
 from convscope.optvis.parameterizations import Parameterization, Shape
-from convscope.optvis.transforms import Transform, transformed
+from convscope.optvis.transforms import Focus, Transform, transformed
 from convscope.progress import track
 from convscope.types import Images, Scores
 
@@ -49,13 +49,16 @@ class Ascent(torch.optim.Optimizer):
 
 @dataclass(frozen=True)
 class How:
-    """How pictures are made. ``views``: how many transformed copies of each are seen at every step."""
+    """How pictures are made. ``views``: how many transformed copies of each are seen at every step. ``focus``: what
+    part of the picture counts.
+    """
 
     parameterization: Parameterization
     optimizer: Optimizer
     steps: int
     transforms: Sequence[Transform] = ()
     views: int = 1
+    focus: Focus | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +115,7 @@ def render(
             """Each picture's score as it is seen at a step, and the way up."""
             images = how.parameterization.image(parameters, shape)
             views = images.repeat_interleave(how.views, 0) if how.views > 1 else images
-            views = transformed(views, how.transforms, Draws(each, step + 1), step / max(how.steps - 1, 1))
+            views = transformed(views, how.transforms, Draws(each, step + 1), step / max(how.steps - 1, 1), how.focus)
             views = views.contiguous(memory_format=torch.channels_last)  # convolutions are a sixth faster for it
             with redirected() if redirect else nullcontext():
                 scores = objective.score(_look(classifier, objective, views, images, rows, how.views))
@@ -172,6 +175,8 @@ def _look(
         outputs[LOGITS] = logits
     if torch.is_grad_enabled() and any(output.is_leaf for output in outputs.values()):
         raise ModelError(SWITCHED_OFF)  # of several terms the others would rise, and nobody would know
+    # Sums of squares pass what half precision can hold, and small rises are lost in it.
+    outputs = {layer: output.to(torch.promote_types(output.dtype, torch.float32)) for layer, output in outputs.items()}
     return Seen(outputs, canvas, rows, classifier.classes, count, own is not None and own.done)
 
 

@@ -25,14 +25,25 @@ Fill: TypeAlias = Literal["reflect", "grey"]
 
 
 @dataclass(frozen=True)
+class Focus:
+    """The part of a picture that counts, where it is not all of it: moves are about its ``middle`` (row, col), in
+    pixels from the picture's, and are shares of its ``size``.
+    """
+
+    middle: tuple[float, float]
+    size: Size
+
+
+@dataclass(frozen=True)
 class Window:
     """What is seen of pictures: ``matrix`` "b 3 3" takes places of the window into the picture, both in pixels from
-    the middle, as (col, row, 1). ``fill``: what lies outside of the picture.
+    the middle, as (col, row, 1). ``reach``: what shares of a move are of. ``fill``: what lies outside of the picture.
     """
 
     picture: Size
     size: Size
     matrix: np.ndarray
+    reach: Size
     fill: Fill = "reflect"
 
     def moved(self, columns: np.ndarray | float, rows: np.ndarray | float) -> Window:
@@ -87,22 +98,25 @@ class Transform:
         return self.name
 
 
-def transformed(images: Images, transforms: Sequence[Transform], draws: Draws, done: float = 0.0) -> Images:
+def transformed(
+    images: Images, transforms: Sequence[Transform], draws: Draws, done: float = 0.0, focus: Focus | None = None
+) -> Images:
     """Pictures as the network is to see them. ``done``: the share of the steps that are over, in [0, 1]."""
+    row, col = (0.0, 0.0) if focus is None else focus.middle
     window: Window | None = None
     for transform in transforms:
         if transform.move is not None:
-            window = transform.move(window or _whole(images), draws, done)
+            window = transform.move(window or _whole(images, focus).moved(col, row), draws, done)
         elif transform.paint is not None:
             if window is not None:
-                images, window = window.sampled(images), None
+                images, window = window.moved(-col, -row).sampled(images), None
             images = transform.paint(images, draws, done)
-    return images if window is None else window.sampled(images)
+    return images if window is None else window.moved(-col, -row).sampled(images)
 
 
-def _whole(images: Images) -> Window:
+def _whole(images: Images, focus: Focus | None) -> Window:
     size = (images.shape[2], images.shape[3])
-    return Window(size, size, np.broadcast_to(np.eye(3), (len(images), 3, 3)))
+    return Window(size, size, np.broadcast_to(np.eye(3), (len(images), 3, 3)), size if focus is None else focus.size)
 
 
 def pad(share: float, fill: Fill = "reflect") -> Transform:
@@ -123,7 +137,7 @@ def jitter(share: float) -> Transform:
     _within("jitter", 0, 1, share)
 
     def move(window: Window, draws: Draws, done: float) -> Window:
-        height, width = (np.floor(side * share) for side in window.picture)
+        height, width = (np.floor(side * share) for side in window.reach)
         cols, rows = (np.floor(draws.uniform(-most, most + 1)) for most in (width, height))
         return window.moved(cols, rows)
 
@@ -158,14 +172,15 @@ def box_crop(first: float = 0.9, last: float = 0.5, spread: float = 0.08, size: 
     _at_least("box_crop", first, last)
 
     def move(window: Window, draws: Draws, done: float) -> Window:
-        height, width = window.picture
+        height, width = window.reach
         side = np.clip(first + (last - first) * done + 0.05 * draws.normal(), 0.05, 1)
         cols, rows = (np.clip(spread * draws.normal(), -(1 - side) / 2, (1 - side) / 2) for _ in range(2))
         rows_seen, cols_seen = size or window.size
         seen = replace(window, size=(rows_seen, cols_seen)).moved(cols * width, rows * height)
-        return seen.scaled(cols_seen / (side * width))
+        return seen.scaled(cols_seen / (side * window.picture[1]))
 
-    return Transform(f"box_crop({first:g}, {last:g}, {spread:g})", move)
+    seen_at = "" if size is None else f", {size[0]}x{size[1]}"
+    return Transform(f"box_crop({first:g}, {last:g}, {spread:g}{seen_at})", move)
 
 
 def noise(std: float, last: float | None = None) -> Transform:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from zlib import crc32
 
@@ -24,16 +25,16 @@ from convscope.models.classes import Classes
 from convscope.models.classifier import Classifier
 from convscope.optvis import plan
 from convscope.optvis.asked import objective_of
-from convscope.optvis.draws import seed_of
-from convscope.optvis.objectives import Objective, Units, diversity
+from convscope.optvis.draws import Draws, seed_of
+from convscope.optvis.objectives import Need, Objective, Units, diversity, energy
 from convscope.optvis.parameterizations import Shape
-from convscope.optvis.patterns import DEAD, STUCK, Patterns, heading, joined
+from convscope.optvis.patterns import DEAD, FLAT, STUCK, Patterns, heading, joined, verdicts_of
 from convscope.optvis.recipes import Recipe, of_photos, recipe_of
-from convscope.optvis.render import Rendered, render
+from convscope.optvis.render import Rendered, render, scores_of
 from convscope.progress import track
 from convscope.types import Images, Scores
 
-BUDGET_MIB = 2048.0
+MADE = 1  # of pictures that are kept: another once they are made in another way
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Job:
     title: str
     notes: tuple[str, ...] = ()
     negative: bool = False
+    border: int = 0
     photos: Images | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -72,7 +74,7 @@ class Job:
         names = [self.own.name(row) for row in rows]
         verdicts = _verdicts(found, before, after)
         notes = [*self.notes]
-        for verdict, words in ((STUCK, "did not start"), (DEAD, "gave 0 at every step, and no way up: dead")):
+        for verdict, words in ((STUCK, STUCK), (FLAT, FLAT), (DEAD, "gave 0 at every step, and no way up: dead")):
             if which := [name for name, one in zip(names, verdicts, strict=True) if one == verdict]:
                 notes.append(f"{some(which)} {words}")
         return Patterns(
@@ -81,17 +83,43 @@ class Job:
             recipe=self.recipe,
             before=before,
             after=after,
-            peaks=_peaks(self.own, found),
+            peaks=_peaks(self.own, found, self.negative),
             natural=self._natural(rows, after),
             verdicts=verdicts,
             settings=self.about(),
             title=self.title,
             notes=tuple(notes),
+            border=self.border,
         )
 
     def key(self, row: int) -> str:
         """What a picture depends on, the weights excepted: any change of it is another key."""
-        return key_of(self._made_of, self.own.name(row), row % self.objective.group)
+        return key_of(self._made_of, self.own.name(row), self.copy(row))
+
+    def copy(self, row: int) -> int:
+        """Which of several pictures of the same name this one is."""
+        return self._copies[row]
+
+    @cached_property
+    def _copies(self) -> list[int]:
+        seen: Counter[str] = Counter()
+        found = []
+        for row in range(len(self)):
+            found.append(seen[self.own.name(row)])
+            seen[self.own.name(row)] += 1
+        return found
+
+    @cached_property
+    def _answers(self) -> list[str]:
+        """What the layers make of a fixed picture, in short: of a network more can change than its weights."""
+        classifier, layers = self.classifier, list(dict.fromkeys(need.layer for need in self.objective.needs))
+        dtype = torch.promote_types(classifier.dtype or torch.float32, torch.float32)
+        image = Draws([0], 0).field(self.shape, uniform=True).to(dtype).to(classifier.device)
+        with undisturbed(classifier, grad=False):
+            seen = scores_of(classifier, replace(energy(layers[0]), needs=tuple(map(Need, layers))), image, [0])[1]
+        return [
+            f"{float(one.double().abs().mean()):.2e} {float(one.double().std()):.2e}" for one in seen.outputs.values()
+        ]
 
     @cached_property
     def _made_of(self) -> str:
@@ -99,10 +127,12 @@ class Job:
         magnitudes = getattr(how.parameterization, "magnitudes", None)
         photos = None if self.photos is None else raw_bytes(self.photos)
         return key_of(
+            MADE,
             str(classifier.network),
+            self._answers if self.objective.needs else (),
             (classifier.mean, classifier.std, str(classifier.dtype)),
             (self.shape, self.seed, self.objective.group),
-            (self.recipe.name, how.steps, how.views, str(how.transforms), str(how.optimizer)),
+            (self.recipe.name, how.steps, how.views, str(how.transforms), str(how.focus), str(how.optimizer)),
             type(how.parameterization).__name__ if magnitudes is not None else repr(how.parameterization),
             None if magnitudes is None else raw_bytes(magnitudes),
             photos,
@@ -110,7 +140,7 @@ class Job:
 
     @property
     def heading(self) -> str:
-        return heading(self.title, self.recipe, self.shape[1:])
+        return heading(self.title, self.recipe, self.shape[1:], self.negative)
 
     def about(self) -> dict[str, object]:
         """What the pictures depend on, in plain types."""
@@ -121,13 +151,14 @@ class Job:
             "steps": how.steps,
             "size": list(self.shape[1:]),
             "seed": self.seed,
+            "negative": self.negative,
             "transforms": [str(transform) for transform in how.transforms],
         }
 
     def _seed(self, row: int) -> int:
         """A picture's own: that of its unit and copy, in whatever company it is made."""
         found = self.own.unit(row, self.classifier.classes)
-        copy = row % self.objective.group
+        copy = self.copy(row)
         if found is None:
             return seed_of(self.seed, crc32(self.own.name(row).encode()), copy)
         need, unit = found
@@ -144,7 +175,7 @@ class Job:
         """Of all units of the layer, once for all batches."""
         if self.photos is None or not _numbers(self.own, [0], self.classifier.classes):
             return None
-        return _strongest(self.classifier, self.photos, _layer(self.own))
+        return _strongest(self.classifier, self.photos, _layer(self.own), self.negative)
 
 
 def plan_patterns(
@@ -159,9 +190,11 @@ def plan_patterns(
     copies: int = 1,
     negative: bool = False,
     photos: Images | None = None,
-    budget: float = BUDGET_MIB,
+    budget: float = plan.BUDGET_MIB,
 ) -> Job:
     """Settle what is to be made, and refuse what cannot be; see ``Scope.visualize``."""
+    if not isinstance(what, str | Objective):
+        raise UsageError(f"patterns are of a layer, units of it, or an objective, not {type(what).__name__}")
     made = recipe_of(recipe).with_steps(steps)
     if photos is not None:
         made = of_photos(made, photos)
@@ -176,11 +209,14 @@ def plan_patterns(
             maps = next((layer for layer in layers if layer != LOGITS), None) or str(_last_maps(classifier))
             objective = own + own.strength * diversity(maps, copies)
     plan.check(classifier, objective, full, made.how.transforms)
+    if made.how.focus is None:
+        made = replace(made, how=replace(made.how, focus=plan.focus_of(classifier, own.needs, full)))
     shape = (classifier.channels, *full)
     with plan.on_canvas(classifier):
         batch = plan.batch_of(classifier, objective, shape, made.how.views, budget)
     title = layers[0] if len(layers) == 1 and not isinstance(what, Objective) else own.name(0)
-    return Job(classifier, own, objective, made, shape, seed, batch, title, tuple(notes), negative, photos)
+    border = plan.BORDER if size is None and full != classifier.canvas and max(full) < plan.MOST else 0
+    return Job(classifier, own, objective, made, shape, seed, batch, title, tuple(notes), negative, border, photos)
 
 
 def _own(
@@ -206,17 +242,17 @@ def _last_maps(classifier: Classifier) -> Address:
 def _verdicts(found: Rendered, before: Scores, after: Scores) -> tuple[str, ...]:
     # Dead: silent throughout, and nothing in the picture would change that, whatever ReLUs let through.
     silent = ~found.curve.ne(0).any(0) & (before == 0) & (after == 0) & ~found.moved
-    stuck = ~found.moved | ~(found.after > found.before)
-    both = zip(silent.tolist(), stuck.tolist(), strict=True)
-    return tuple(DEAD if dead else STUCK if no else "" for dead, no in both)
+    others = verdicts_of(found, before, after)
+    return tuple(DEAD if dead else other for dead, other in zip(silent.tolist(), others, strict=True))
 
 
-def _peaks(own: Objective, found: Rendered) -> Scores:
-    """The strongest answer of each picture's unit anywhere on it."""
+def _peaks(own: Objective, found: Rendered, negative: bool) -> Scores:
+    """The strongest answer of each picture's unit anywhere on it; ``negative``: the lowest."""
     units = _numbers(own, found.last.rows, found.last.classes)
     if not units:
         return torch.full_like(found.after, torch.nan)
-    return found.last.pick(_layer(own), units).reshape(len(units), -1).amax(1)
+    each = found.last.pick(_layer(own), units).reshape(len(units), -1)
+    return each.amin(1) if negative else each.amax(1)
 
 
 def _layer(own: Objective) -> str:
@@ -229,15 +265,15 @@ def _numbers(own: Objective, rows: Sequence[int], classes: Classes | None) -> li
     return [found[1] for row in rows if (found := own.unit(row, classes)) is not None]
 
 
-def _strongest(classifier: Classifier, photos: Images, layer: str) -> Tensor:
-    """Each unit's strongest answer to photos."""
-    found = []
+def _strongest(classifier: Classifier, photos: Images, layer: str, negative: bool) -> Tensor:
+    """Each unit's strongest answer to photos; ``negative``: the lowest."""
+    found, sign = [], -1 if negative else 1
     with undisturbed(classifier, grad=False):
         for rows in parts(len(photos)):
             if layer == LOGITS:
-                found.append(classifier(photos[rows]).amax(0))
+                found.append((sign * classifier(photos[rows])).amax(0))
                 continue
-            with record(classifier.network, [layer], stop=True, reduce=peaks) as kept:
+            with record(classifier.network, [layer], stop=True, reduce=lambda output: peaks(sign * output)) as kept:
                 classifier(photos[rows])
             found.append(kept[layer].amax(0))
-    return torch.stack(found).amax(0)
+    return sign * torch.stack(found).amax(0)

@@ -193,7 +193,8 @@ def test_dreams_and_caricatures(call: Call, here: Path) -> None:
         (["features.4:0", "--photos", "none.png"], "none.png: no such file"),
         (["features.4:0", "--evolve", "run:none"], "run:none: no such folder"),
         (["features.4:0", "--diversity", "0"], "--diversity"),
-        (["features.1:0,@logits:0"], "@logits is the output"),
+        (["features.1:0,@logits:0"], "@logits is the output: ask for it alone"),
+        (["features.4", "--caricature", "."], "name one photo, not a folder"),
         (["@logitsfox"], "unknown alias '@logitsfox'"),
         ([""], "'' is not a layer or unit"),
         ([","], "unknown layer ','"),
@@ -268,6 +269,6 @@ def test_a_signal_in_the_middle_keeps_what_is_done(call: Call, here: Path, numbe
 def test_the_budget_is_the_librarys() -> None:
     import inspect
 
-    from convscope.optvis.visualize import BUDGET_MIB
+    from convscope.optvis.plan import BUDGET_MIB
 
     assert inspect.signature(visualize.visualize).parameters["budget"].default == BUDGET_MIB

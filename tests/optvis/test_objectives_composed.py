@@ -230,7 +230,6 @@ UNFITTING = {
     "class": (logit(4), "class index 4 is out of range"),
     "class by name": (logit("goldfsh"), "unknown class 'goldfsh'; nearest: goldfish"),
     "layer": (channel("55", 0), "unknown layer '55'"),
-    "alias": (channel("@last_conv", 0), "unknown layer '@last_conv'"),
     "place": (neuron(SMALL, 0, 11, 0), "position 11,0 is out of range: the maps of 12 are 11x13"),
     "place below 0": (neuron(SMALL, 0, 0, -1), "position 0,-1 is out of range"),
     "neuron of numbers": (neuron(VECTOR, 0), "15 has no rows and columns"),

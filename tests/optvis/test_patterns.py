@@ -249,6 +249,7 @@ def test_what_is_said_of_them_is_json(found):
         "steps": 6,
         "size": [24, 24],
         "seed": 0,
+        "negative": False,
         "transforms": [str(transform) for transform in FOURIER.how.transforms],
     }
     first = about["patterns"][0]
@@ -268,7 +269,7 @@ def test_what_is_said_of_them_is_json(found):
 def test_it_says_in_a_line_what_it_is():
     assert repr(patterns()) == "<Patterns act: fourier, 256 steps, 20x20: 4>"
     assert repr(patterns(verdicts=("", STUCK, DEAD, ""))) == (
-        "<Patterns act: fourier, 256 steps, 20x20: 4, 2 did not start>"
+        "<Patterns act: fourier, 256 steps, 20x20: 4, 2 did not rise>"
     )
 
 

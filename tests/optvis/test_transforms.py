@@ -163,7 +163,7 @@ def test_a_box_can_be_of_another_size_than_the_picture():
 @pytest.mark.parametrize("done", [0.0, 0.3, 1.0])
 def test_boxes_lie_within_the_picture_and_are_spread_as_told(done):
     count = 3000
-    whole = Window((40, 60), (40, 60), np.broadcast_to(np.eye(3), (count, 3, 3)))
+    whole = Window((40, 60), (40, 60), np.broadcast_to(np.eye(3), (count, 3, 3)), (40, 60))
     seen = box_crop(0.6, 0.3, 0.04).move(whole, Draws(range(count), 7), done)
     corners = np.array([[x, y, 1] for x in (-30, 30) for y in (-20, 20)]).T
     places = seen.matrix @ corners

@@ -209,7 +209,7 @@ def test_dead_units_and_those_that_do_not_start_are_named_and_crossed_out():
     assert found.before[2] == 0 < found.after[2]
     assert "act:0 gave 0 at every step, and no way up: dead" in found.notes
     assert "act:1 did not start" in found.notes
-    assert "2 did not start" in repr(found)
+    assert "2 did not rise" in repr(found)
     red = np.abs(np.asarray(found.sheet()).astype(int) - np.array([235, 64, 52])).sum(2) < 9
     columns = red.any(0).nonzero()[0]
     assert red.sum() > 500, "the red cross"
