@@ -1,0 +1,193 @@
+"""The atlas's database: all of its SQL. One SQLite file, read by any number of processes while one writes.
+
+Schema 1; ``meta`` says which. Layers, units, images and classes are numbered from 0. ``patches`` has the images of each
+unit: ``top`` ones by rank, ``middle`` ones about the median, ``random`` ones; ``row`` and ``col`` are on the layer's
+map, NULL where it has none.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from convscope.errors import ConvscopeError, UsageError
+
+FILE = "atlas.sqlite"
+SCHEMA = 1
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE images (
+    image INTEGER PRIMARY KEY, name TEXT NOT NULL, class INTEGER, height INTEGER, width INTEGER, error TEXT
+);
+CREATE TABLE classes (class INTEGER PRIMARY KEY, name TEXT NOT NULL);
+CREATE TABLE layers (
+    layer INTEGER PRIMARY KEY, address TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, units INTEGER NOT NULL,
+    rows INTEGER, cols INTEGER, field TEXT NOT NULL, field_rows INTEGER, field_cols INTEGER,
+    step_rows REAL, step_cols REAL
+);
+CREATE TABLE units (
+    layer INTEGER NOT NULL, unit INTEGER NOT NULL, mean REAL, std REAL, max REAL, active REAL,
+    q10 REAL, q50 REAL, q90 REAL, selectivity REAL, class INTEGER, dead INTEGER NOT NULL, duplicate_of INTEGER,
+    PRIMARY KEY (layer, unit)
+) WITHOUT ROWID;
+CREATE TABLE patches (
+    layer INTEGER NOT NULL, unit INTEGER NOT NULL, kind TEXT NOT NULL, rank INTEGER NOT NULL,
+    image INTEGER NOT NULL, value REAL NOT NULL, row INTEGER, col INTEGER,
+    PRIMARY KEY (layer, unit, kind, rank)
+) WITHOUT ROWID;
+CREATE TABLE neighbours (
+    layer INTEGER NOT NULL, unit INTEGER NOT NULL, rank INTEGER NOT NULL, other INTEGER NOT NULL,
+    correlation REAL NOT NULL, PRIMARY KEY (layer, unit, rank)
+) WITHOUT ROWID;
+CREATE TABLE renders (
+    layer INTEGER NOT NULL, unit INTEGER NOT NULL, kind TEXT NOT NULL, rank INTEGER NOT NULL, method TEXT NOT NULL,
+    picture BLOB NOT NULL, about TEXT NOT NULL, PRIMARY KEY (layer, unit, kind, rank, method)
+) WITHOUT ROWID;
+"""
+COLUMNS = {
+    "images": ("image", "name", "class", "height", "width", "error"),
+    "classes": ("class", "name"),
+    "layers": (
+        *("layer", "address", "kind", "units", "rows", "cols", "field", "field_rows", "field_cols"),
+        *("step_rows", "step_cols"),
+    ),
+    "units": (
+        *("layer", "unit", "mean", "std", "max", "active", "q10", "q50", "q90", "selectivity", "class", "dead"),
+        "duplicate_of",
+    ),
+    "patches": ("layer", "unit", "kind", "rank", "image", "value", "row", "col"),
+    "neighbours": ("layer", "unit", "rank", "other", "correlation"),
+}
+ORDERS = ("unit", "mean", "std", "max", "active", "q50", "selectivity")
+
+Row = Mapping[str, Any]
+
+
+class Store:
+    """The database of an atlas's folder. ``write``: by the one that builds it; else it is opened to be read."""
+
+    def __init__(self, folder: Path, *, write: bool = False) -> None:
+        self.file = folder / FILE
+        if not write and not self.file.is_file():
+            raise UsageError(f"{folder} is no atlas: it has no {FILE}")
+        with self._told():
+            where = f"{self.file.resolve().as_uri()}?mode={'rwc' if write else 'ro'}"
+            self._open = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)
+            self._open.row_factory = sqlite3.Row
+            if write:
+                self._open.execute("PRAGMA journal_mode = WAL")
+            schema = self._schema()
+            if schema is None:
+                if not write:
+                    raise UsageError(f"{folder} is no atlas yet: its {FILE} is empty")
+                with self.transaction():
+                    for statement in filter(str.strip, _TABLES.split(";")):
+                        self._open.execute(statement)
+                    self.set_meta({"schema": SCHEMA})
+            elif schema != SCHEMA:
+                raise UsageError(f"{self.file} has schema {schema}, this convscope reads {SCHEMA}: build it anew")
+
+    def close(self) -> None:
+        self._open.close()
+
+    def _schema(self) -> int | None:
+        tables = {row["name"] for row in self._open.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not tables:
+            return None
+        if "meta" not in tables:
+            return -1
+        found = self._open.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+        return int(json.loads(found["value"])) if found is not None else -1
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of what is written inside, or nothing."""
+        with self._told():
+            self._open.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._open.execute("COMMIT")
+            except BaseException:
+                if self._open.in_transaction:
+                    self._open.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise ConvscopeError(f"{self.file}: {error}; what is there already is kept") from error
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Row]:
+        with self._told():
+            return [dict(row) for row in self._open.execute(query, values)]
+
+    # --- what there is to know of the whole
+
+    def meta(self) -> dict[str, Any]:
+        return {row["key"]: json.loads(row["value"]) for row in self._rows("SELECT key, value FROM meta")}
+
+    def set_meta(self, values: Mapping[str, Any]) -> None:
+        told = [(key, json.dumps(value, ensure_ascii=False)) for key, value in values.items()]
+        with self._told():
+            self._open.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", told)
+
+    def put(self, table: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Add rows, in the order of COLUMNS; over those with the same key."""
+        names = COLUMNS[table]
+        marks = ", ".join("?" * len(names))
+        with self._told():
+            self._open.executemany(f"INSERT OR REPLACE INTO {table} ({', '.join(names)}) VALUES ({marks})", rows)
+
+    # --- what is asked
+
+    def images(self) -> list[Row]:
+        return self._rows("SELECT * FROM images ORDER BY image")
+
+    def image(self, number: int) -> Row | None:
+        return next(iter(self._rows("SELECT * FROM images WHERE image = ?", [number])), None)
+
+    def classes(self) -> list[str]:
+        return [row["name"] for row in self._rows("SELECT name FROM classes ORDER BY class")]
+
+    def layers(self) -> list[Row]:
+        return self._rows("SELECT * FROM layers ORDER BY layer")
+
+    def unit(self, layer: int, unit: int) -> Row | None:
+        return next(iter(self._rows("SELECT * FROM units WHERE layer = ? AND unit = ?", [layer, unit])), None)
+
+    def patches(self, layer: int, unit: int) -> list[Row]:
+        """Of all kinds, each by rank, with the names of the images."""
+        return self._rows(
+            "SELECT patches.*, images.name, images.class FROM patches JOIN images USING (image) "
+            "WHERE layer = ? AND unit = ? ORDER BY kind, rank",
+            [layer, unit],
+        )
+
+    def neighbours(self, layer: int, unit: int) -> list[Row]:
+        return self._rows("SELECT * FROM neighbours WHERE layer = ? AND unit = ? ORDER BY rank", [layer, unit])
+
+    def units(self, order: str, layer: int | None, class_: int | None, dead: bool | None) -> list[Row]:
+        """Units of a layer or of all, ordered: the highest first, except by number."""
+        if order not in ORDERS:
+            raise UsageError(f"units cannot be ordered by {order!r}: {', '.join(ORDERS)}")
+        asked = {"units.layer": layer, "units.class": class_, "dead": None if dead is None else int(dead)}
+        given = {name: value for name, value in asked.items() if value is not None}
+        where = " AND ".join(f"{name} = ?" for name in given) or "1"
+        by = "units.layer, unit" if order == "unit" else f"{order} IS NULL, {order} DESC, units.layer, unit"
+        return self._rows(
+            f"SELECT units.*, layers.address FROM units JOIN layers USING (layer) WHERE {where} ORDER BY {by}",
+            list(given.values()),
+        )
+
+    def render(self, layer: int, unit: int, kind: str, rank: int, method: str) -> Row | None:
+        found = self._rows(
+            "SELECT * FROM renders WHERE layer = ? AND unit = ? AND kind = ? AND rank = ? AND method = ?",
+            [layer, unit, kind, rank, method],
+        )
+        return next(iter(found), None)
