@@ -173,14 +173,22 @@ def _checkpoints(run: str, chosen: ModelChoice) -> dict[str, Scope]:
 
 def _comparable(jobs: dict[str, list[Job]]) -> None:
     """Refuse units of which a checkpoint of the run has others, or none."""
-    before = [job.own.names for job in jobs[""]]
+
+    def units(found: list[Job]) -> dict[str, list[tuple[str, int] | None]]:
+        numbers = [[job.own.unit(row, job.classifier.classes) for row in range(len(job))] for job in found]
+        return {
+            job.title: [None if unit is None else (unit[0].layer, unit[1]) for unit in own]
+            for job, own in zip(found, numbers, strict=True)
+        }
+
+    before = units(jobs[""])
     for stage, found in jobs.items():
-        for job, names, own in zip(jobs[""], before, [job.own.names for job in found], strict=True):
-            if names != own:
-                raise UsageError(
-                    f"{job.title}: the model has {len(names)} units, {stage} of the run {len(own)} or others: name "
-                    "layers and units that both have"
-                )
+        own = units(found)
+        if other := [title for title in before | own if before.get(title) != own.get(title)]:
+            raise UsageError(
+                f"{some(other)}: the model has other units there than {stage} of the run has: name layers and units "
+                "that both have"
+            )
 
 
 def _compared(jobs: dict[str, list[Job]], out: Path, model: str) -> list[Path]:

@@ -131,7 +131,7 @@ class Job:
             str(classifier.network),
             self._answers if self.objective.needs else (),
             (classifier.mean, classifier.std, str(classifier.dtype)),
-            (self.shape, self.seed, self.objective.group),
+            (self.shape, self.border, self.seed, self.objective.group),
             (self.recipe.name, how.steps, how.views, str(how.transforms), str(how.focus), str(how.optimizer)),
             type(how.parameterization).__name__ if magnitudes is not None else repr(how.parameterization),
             None if magnitudes is None else raw_bytes(magnitudes),

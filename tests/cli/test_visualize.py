@@ -156,6 +156,11 @@ def test_a_run_is_compared_with_what_it_began_as(call: Call, here: Path) -> None
     assert done.out.splitlines()[-1] == "p/evolution-features.conv1-negative.png: the same units of run:run"
     assert Path("p/epoch-001/features.conv1-negative/0001-1.png").is_file()
     assert call("visualize", *begun, "features.conv1:0", "--evolve", "run:nowhere", *QUICK).code == 2
+    wider = ("convscope:mnist_convnet@random", "--option", "num_classes=12")
+    done = call("visualize", *wider, "@logits", "--evolve", "run:run", *QUICK, "--out", "q")
+    assert done.code == 2
+    assert "@logits: the model has other units there than epoch-001 of the run has" in done.err
+    assert not Path("q").exists()
 
 
 def test_dreams_and_caricatures(call: Call, here: Path) -> None:
