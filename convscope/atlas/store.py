@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,23 @@ COLUMNS = {
 }
 ORDERS = ("unit", "mean", "std", "max", "active", "q50", "selectivity")
 
+LOCK = ".building"
+BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
 Row = Mapping[str, Any]
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only one who builds in a folder. The lock is one of SQLite's, which ends with its process everywhere."""
+    try:
+        with closing(sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)) as lock:
+            lock.execute("BEGIN EXCLUSIVE")
+            yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode not in BUSY:
+            raise ConvscopeError(f"{folder} cannot be written: {error}") from error
+        raise UsageError(f"{folder} is being built by another process: wait for it, or give another folder") from None
 
 
 class Store:
@@ -143,6 +159,11 @@ class Store:
         marks = ", ".join("?" * len(names))
         with self._told():
             self._open.executemany(f"INSERT OR REPLACE INTO {table} ({', '.join(names)}) VALUES ({marks})", rows)
+
+    def set_errors(self, errors: Mapping[int, str]) -> None:
+        """Say of images why they could not be read."""
+        with self._told():
+            self._open.executemany("UPDATE images SET error = ? WHERE image = ?", [(w, i) for i, w in errors.items()])
 
     # --- what is asked
 
