@@ -24,14 +24,15 @@ from convscope.atlas.sample import PLACED
 from convscope.atlas.store import Store, alone
 from convscope.atlas.streaming import Figures, Pass
 from convscope.atlas.topk import NOWHERE
-from convscope.data.cache import replacing
+from convscope.data.cache import key_of, replacing
 from convscope.data.catalog import digest
 from convscope.data.loading import Loader, Photos, cut, pixels_of, workers_for
 from convscope.errors import Cancelled, ConvscopeError, UsageError
+from convscope.instrument.address import LOGITS
 from convscope.instrument.receptive_field import Field, receptive_field
 from convscope.instrument.state import undisturbed
 from convscope.instrument.trace import trace
-from convscope.instrument.weights import weights_key
+from convscope.instrument.weights import answers, weights_key
 from convscope.models.classifier import Classifier
 from convscope.progress import cancelled, track
 
@@ -57,7 +58,7 @@ class Build:
         classifier, photos = self.classifier, self.photos
         return {
             "weights": weights_key(classifier.network),
-            "network": str(classifier.network),
+            "network": key_of(str(classifier.network), answers(classifier, [LOGITS], classifier.blank())),
             "photos": digest(photos.catalog),
             "framing": str((photos.framing, photos.channels, photos.background)),
             "normalisation": str((classifier.mean, classifier.std, str(classifier.dtype))),
@@ -183,9 +184,8 @@ def _put_away(job: Build, store: Store, running: Pass, batches: int, errors: Map
     for number, layer in enumerate(job.layers):
         if layer in running.figures:
             own = running.figures[layer].tensors()
-            tensors |= {
-                f"{number}/{name}": value.contiguous().clone() for name, value in own.items()
-            }  # it refuses tensors that share memory
+            # Clones, because safetensors refuses tensors that share memory.
+            tensors |= {f"{number}/{name}": value.contiguous().clone() for name, value in own.items()}
     try:
         with replacing(job.folder / file) as draft:
             save_file(tensors, draft)

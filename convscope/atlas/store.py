@@ -205,10 +205,3 @@ class Store:
             f"SELECT units.*, layers.address FROM units JOIN layers USING (layer) WHERE {where} ORDER BY {by}",
             list(given.values()),
         )
-
-    def render(self, layer: int, unit: int, kind: str, rank: int, method: str) -> Row | None:
-        found = self._rows(
-            "SELECT * FROM renders WHERE layer = ? AND unit = ? AND kind = ? AND rank = ? AND method = ?",
-            [layer, unit, kind, rank, method],
-        )
-        return next(iter(found), None)

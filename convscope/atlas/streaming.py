@@ -111,8 +111,7 @@ class Pass:
             raise UsageError(f"layer {layer} gives {tuple(outputs.shape[1:])} an image: neither maps nor numbers")
         if not outputs.is_floating_point():
             raise UsageError(f"layer {layer} gives {outputs.dtype}, which is no activation")
-        if outputs.dtype in (torch.float16, torch.bfloat16):
-            outputs = outputs.float()
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         own = self.figures.get(layer)
         if own is None:
             own = self.figures[layer] = self._begin(outputs)

@@ -174,12 +174,8 @@ def _checkpoints(run: str, chosen: ModelChoice) -> dict[str, Scope]:
 def _comparable(jobs: dict[str, list[Job]]) -> None:
     """Refuse units of which a checkpoint of the run has others, or none."""
 
-    def units(found: list[Job]) -> dict[str, list[tuple[str, int] | None]]:
-        numbers = [[job.own.unit(row, job.classifier.classes) for row in range(len(job))] for job in found]
-        return {
-            job.title: [None if unit is None else (unit[0].layer, unit[1]) for unit in own]
-            for job, own in zip(found, numbers, strict=True)
-        }
+    def units(found: list[Job]) -> dict[str, Any]:
+        return {job.title: [job.own.unit(row, job.classifier.classes) for row in range(len(job))] for job in found}
 
     before = units(jobs[""])
     for stage, found in jobs.items():

@@ -137,11 +137,7 @@ def plain(
     verdicts = verdicts_of(found, found.before, found.after)
     settings = {"model": classifier.name, "recipe": recipe.name, "steps": recipe.how.steps, "seed": seed}
     settings["size"] = list(found.images.shape[2:])
-    notes = tuple(
-        f"{some(which)} {verdict}"
-        for verdict in (STUCK, FLAT)
-        if (which := [name for name, one in zip(names, verdicts, strict=True) if one == verdict])
-    )
+    notes = verdict_notes(names, verdicts)
     scores = (found.before, found.after, unknown, unknown)
     return Patterns(found.images, names, recipe, *scores, verdicts, settings, title, notes)
 
@@ -151,6 +147,13 @@ def verdicts_of(found: Rendered, before: Scores, after: Scores) -> tuple[str, ..
     started = found.moved & (found.curve.ne(found.before).any(0) | found.after.ne(found.before))
     each = zip(started.tolist(), (after > before).tolist(), strict=True)
     return tuple("" if risen else FLAT if begun else STUCK for begun, risen in each)
+
+
+def verdict_notes(names: Sequence[str], verdicts: Sequence[str]) -> tuple[str, ...]:
+    """A line for each verdict there is: whose it is."""
+    words = {STUCK: STUCK, FLAT: FLAT, DEAD: "gave 0 at every step, and no way up: dead"}
+    whose = {one: [name for name, own in zip(names, verdicts, strict=True) if own == one] for one in words}
+    return tuple(f"{some(which)} {words[one]}" for one, which in whose.items() if which)
 
 
 TENSORS = ("raw", "before", "after", "peaks", "natural")

@@ -9,7 +9,7 @@ from math import ceil, inf
 
 from convscope.errors import ModelError, UsageError
 from convscope.instrument.address import LOGITS, Address
-from convscope.instrument.receptive_field import receptive_field, unit_box
+from convscope.instrument.receptive_field import argument, receptive_field, unit_box
 from convscope.instrument.record import record
 from convscope.instrument.state import undisturbed
 from convscope.instrument.trace import Event, Op, Trace, trace
@@ -208,7 +208,7 @@ def _rectifies(op: Op) -> bool:
     """Whether what is below zero, and that alone, is cut off below."""
     if not op.inputs or op.name not in ("relu", "clamp", "clamp_min", "hardtanh"):
         return False
-    least = op.args[1] if len(op.args) > 1 else op.kwargs.get("min", op.kwargs.get("min_val"))
+    least = argument(op, 1, "min_val" if op.name == "hardtanh" else "min", -1 if op.name == "hardtanh" else None)
     return op.name == "relu" or (isinstance(least, int | float) and least == 0)
 
 

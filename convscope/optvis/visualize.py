@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from convscope.data.cache import key_of
-from convscope.errors import UsageError, some
+from convscope.errors import UsageError
 from convscope.images.frame import canvas_of
 from convscope.instrument.address import LOGITS, Address
 from convscope.instrument.batches import parts
@@ -20,17 +20,17 @@ from convscope.instrument.layers import resolve_one
 from convscope.instrument.record import record
 from convscope.instrument.state import undisturbed
 from convscope.instrument.target import peaks
-from convscope.instrument.weights import raw_bytes
+from convscope.instrument.weights import answers, raw_bytes
 from convscope.models.classes import Classes
 from convscope.models.classifier import Classifier
 from convscope.optvis import plan
 from convscope.optvis.asked import objective_of
-from convscope.optvis.draws import Draws, seed_of
-from convscope.optvis.objectives import Need, Objective, Units, diversity, energy
+from convscope.optvis.draws import Draws, placed, seed_of
+from convscope.optvis.objectives import Objective, Units, diversity
 from convscope.optvis.parameterizations import Shape
-from convscope.optvis.patterns import DEAD, FLAT, STUCK, Patterns, heading, joined, verdicts_of
+from convscope.optvis.patterns import DEAD, Patterns, heading, joined, verdict_notes, verdicts_of
 from convscope.optvis.recipes import Recipe, of_photos, recipe_of
-from convscope.optvis.render import Rendered, render, scores_of
+from convscope.optvis.render import Rendered, render
 from convscope.progress import track
 from convscope.types import Images, Scores
 
@@ -73,10 +73,6 @@ class Job:
         before, after = (self.own.score(seen) for seen in (found.first, found.last))
         names = [self.own.name(row) for row in rows]
         verdicts = _verdicts(found, before, after)
-        notes = [*self.notes]
-        for verdict, words in ((STUCK, STUCK), (FLAT, FLAT), (DEAD, "gave 0 at every step, and no way up: dead")):
-            if which := [name for name, one in zip(names, verdicts, strict=True) if one == verdict]:
-                notes.append(f"{some(which)} {words}")
         return Patterns(
             raw=found.images,
             names=tuple(names),
@@ -88,7 +84,7 @@ class Job:
             verdicts=verdicts,
             settings=self.about(),
             title=self.title,
-            notes=tuple(notes),
+            notes=(*self.notes, *verdict_notes(names, verdicts)),
             border=self.border,
         )
 
@@ -110,26 +106,15 @@ class Job:
         return found
 
     @cached_property
-    def _answers(self) -> list[str]:
-        """What the layers make of a fixed picture, in short: of a network more can change than its weights."""
-        classifier, layers = self.classifier, list(dict.fromkeys(need.layer for need in self.objective.needs))
-        dtype = torch.promote_types(classifier.dtype or torch.float32, torch.float32)
-        image = Draws([0], 0).field(self.shape, uniform=True).to(dtype).to(classifier.device)
-        with undisturbed(classifier, grad=False):
-            seen = scores_of(classifier, replace(energy(layers[0]), needs=tuple(map(Need, layers))), image, [0])[1]
-        return [
-            f"{float(one.double().abs().mean()):.2e} {float(one.double().std()):.2e}" for one in seen.outputs.values()
-        ]
-
-    @cached_property
     def _made_of(self) -> str:
         classifier, how = self.classifier, self.recipe.how
         magnitudes = getattr(how.parameterization, "magnitudes", None)
         photos = None if self.photos is None else raw_bytes(self.photos)
+        noise = Draws([0], 0).field(self.shape, uniform=True)
         return key_of(
             MADE,
             str(classifier.network),
-            self._answers if self.objective.needs else (),
+            answers(classifier, {need.layer: None for need in self.objective.needs}, placed(noise, classifier.blank())),
             (classifier.mean, classifier.std, str(classifier.dtype)),
             (self.shape, self.border, self.seed, self.objective.group),
             (self.recipe.name, how.steps, how.views, str(how.transforms), str(how.focus), str(how.optimizer)),

@@ -106,7 +106,6 @@ def begin(model: Model, classes: Sequence[str], seed: int) -> Start:
 def resolved(config: Config, begun: Start) -> tuple[Config, set[str], str]:
     """The settings with nothing left open, the parameters that learn, and what kind of learning it is."""
     classifier, training = begun.classifier, config.training
-    assert classifier.framing.size is not None
     blank = classifier.blank()
     new = {name for name, _ in classifier.network.named_parameters() if name not in begun.loaded}
     asked = training.unfreeze
@@ -149,7 +148,6 @@ class Pixels(nn.Module):
 
 
 def _ends_in_probabilities(classifier: Classifier) -> bool:
-    assert classifier.framing.size is not None
     blank = classifier.blank()
     changed = [False]
     with undisturbed(classifier, grad=False), Ending() as ending:

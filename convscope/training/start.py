@@ -238,7 +238,6 @@ def _plain_start(network: nn.Module, loaded: set[str]) -> None:
 
 def _last(classifier: Classifier) -> set[str]:
     """The parameters of the layer that runs last, which in a classifier is the one that knows the classes."""
-    assert classifier.framing.size is not None
     try:
         return set(head_names(classifier, classifier.blank()))
     except UsageError:  # no parameters, or none that belong to a module that runs

@@ -56,7 +56,6 @@ def test_what_is_put_in_comes_out(store):
     assert tuple(store.unit(0, 2).values()) == UNITS[2]
     assert store.image(1)["name"] == "ünder — b.png"
     assert store.unit(0, 3) is store.image(7) is None
-    assert store.render(0, 0, "top", 0, "deconvnet") is None
     assert [(row["other"], row["correlation"]) for row in store.neighbours(0, 0)] == [(2, 0.99)]
 
 
