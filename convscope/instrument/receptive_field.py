@@ -30,11 +30,13 @@ class Field:
     """Receptive field of a layer's units: size and stride (h, w) in input pixels, ignoring the image's border.
 
     After upsampling, neighbouring units may see fields of different sizes: the largest is given, and no stride.
+    ``start``: the first row and column that unit 0, 0 would see, below zero where its field begins outside of the image.
     """
 
     status: Status
     size: tuple[int, int]
     stride: tuple[int, int] | None
+    start: tuple[int, int] | None = None
 
 
 def receptive_field(taken: Trace, value: Value) -> Field:
@@ -45,7 +47,10 @@ def receptive_field(taken: Trace, value: Value) -> Field:
     if status != "exact":
         return Field(status, (taken.input.shape[2], taken.input.shape[3]), None)
     (height, down), (width, right) = map(_size_and_step, needed)
-    return Field(status, (height, width), (down, right) if down and right else None)
+    if not (down and right):
+        return Field(status, (height, width), None)
+    top, left = needed[0][0][0] - row * down, needed[1][0][0] - col * right
+    return Field(status, (height, width), (down, right), (top, left))
 
 
 def _size_and_step(spans: Sequence[Indices]) -> tuple[int, int]:

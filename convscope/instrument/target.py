@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from convscope.models.classifier import Classifier
 from convscope.types import Features, Images, Logits, Scores
 
 One: TypeAlias = int | str | Callable[[Tensor], Tensor] | None
+T = TypeVar("T")
 Spec: TypeAlias = One | Sequence[int | str] | Tensor | np.ndarray | np.integer
 
 FEW = 12  # classes that an error lists
@@ -33,13 +34,15 @@ class Target:
     """One target an image. ``index``: class, or unit of ``layer``; None is the class with the highest score.
 
     The score of a class is its logit, less that of the class it is set ``against``; of a neuron its activation; of a
-    unit its spatial maximum, the first in reading order where several are equal.
+    unit its spatial maximum, the first in reading order where several are equal. ``position``: row and column of the
+    neuron, the same in all images; ``positions``: in each image its own.
     """
 
     layer: Address | None = None
     index: tuple[int, ...] | None = None
     against: tuple[int, ...] | None = None
     position: tuple[int, int] | None = None
+    positions: tuple[tuple[int, int], ...] | None = None
     function: Callable[[Logits], Scores] | None = None
 
     def __post_init__(self) -> None:
@@ -100,25 +103,26 @@ class Target:
 
     def _places(self, chosen: Tensor, maps: Tensor) -> Tensor:
         """Flat position of each image's neuron: the one asked for, or the maximum's first."""
-        if self.position is None:
+        places = self.positions or (self.position and (self.position,) * len(maps))
+        if not places:
             return first_argmax(chosen.detach())[:, None]
         if maps.ndim != 4:
             raise UsageError(f"{self.layer} has no rows and columns: its output is {tuple(maps.shape[1:])}")
-        row, col = self.position
         height, width = maps.shape[2:]
-        if not (0 <= row < height and 0 <= col < width):
-            raise UsageError(f"position {row},{col} is out of range: the maps of {self.layer} are {height}x{width}")
-        return torch.full((len(maps), 1), row * width + col, device=maps.device)
+        for row, col in places:
+            if not (0 <= row < height and 0 <= col < width):
+                raise UsageError(f"position {row},{col} is out of range: the maps of {self.layer} are {height}x{width}")
+        return torch.tensor([[row * width + col] for row, col in places], device=maps.device)
 
     def __getitem__(self, rows: slice | Sequence[int]) -> Target:
         """The targets of some of the images."""
 
-        def take(values: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        def take(values: tuple[T, ...] | None) -> tuple[T, ...] | None:
             if values is None:
                 return None
             return values[rows] if isinstance(rows, slice) else tuple(values[i] for i in rows)
 
-        return replace(self, index=take(self.index), against=take(self.against))
+        return replace(self, index=take(self.index), against=take(self.against), positions=take(self.positions))
 
     def repeat(self, count: int) -> Target:
         """The one target of one image for ``count`` variants of it."""
@@ -131,7 +135,9 @@ class Target:
         if self.index is None:
             return ("most probable class",) * count
         if self.layer is not None:
-            return tuple(str(replace(self.layer, units=(unit,), position=self.position)) for unit in self.index)
+            places = self.positions or (self.position,) * len(self.index)
+            where = zip(self.index, places, strict=True)
+            return tuple(str(replace(self.layer, units=(unit,), position=place)) for unit, place in where)
         names = [_name(classes, i) for i in self.index]
         if self.against is None:
             return tuple(names)
@@ -141,11 +147,11 @@ class Target:
 def joined(targets: Sequence[Target]) -> Target:
     """The targets of consecutive parts of a batch as one."""
 
-    def together(name: str) -> tuple[int, ...] | None:
+    def together(name: str) -> tuple[Any, ...] | None:
         values = [getattr(target, name) for target in targets]
         return None if values[0] is None else tuple(i for value in values for i in value)
 
-    return replace(targets[0], index=together("index"), against=together("against"))
+    return replace(targets[0], **{name: together(name) for name in ("index", "against", "positions")})
 
 
 def first_argmax(flat: Tensor) -> Tensor:

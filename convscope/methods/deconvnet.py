@@ -13,7 +13,7 @@ from convscope.models.classifier import Classifier
 from convscope.types import Images
 
 
-@register("deconvnet", "pixels", "signed")
+@register("deconvnet", "pixels", "signed", local=True)
 class Deconvnet:
     """Deconvnet: unpool with switches, rectify, filter transposed, down to the pixels (Zeiler & Fergus 2013, 2.1).
 
@@ -32,7 +32,9 @@ class Deconvnet:
 
 def switch_notes(classifier: Classifier, images: Images) -> tuple[str, ...]:
     """The image's detail comes from pool switches alone; say so where there are hardly any."""
-    ops = trace(classifier.network, images, through=classifier).ops
+    # Of a window of its canvas the network behind a unit may have no use.
+    whole = images if classifier.framing.size is None else classifier.blank()
+    ops = trace(classifier.network, whole, through=classifier).ops
     pools = sum(op.name in ("max_pool2d_with_indices", "adaptive_max_pool2d") for op in ops)
     if pools > 1:
         return ()

@@ -10,7 +10,7 @@ from convscope.models.classifier import Classifier
 from convscope.types import Images
 
 
-@register("gradient", "pixels", "signed")
+@register("gradient", "pixels", "signed", local=True)
 class Gradient:
     """Gradient of the target's score with respect to the pixels (Simonyan et al. 2013, arXiv 1312.6034).
 

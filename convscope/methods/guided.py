@@ -12,7 +12,7 @@ from convscope.models.classifier import Classifier
 from convscope.types import Images
 
 
-@register("guided", "pixels", "signed")
+@register("guided", "pixels", "signed", local=True)
 class Guided:
     """Guided backpropagation (Springenberg et al. 2014, arXiv 1412.6806).
 

@@ -10,7 +10,7 @@ from convscope.models.classifier import Classifier
 from convscope.types import Images
 
 
-@register("input-x-gradient", "pixels", "signed")
+@register("input-x-gradient", "pixels", "signed", local=True)
 class InputXGradient:
     """Input times gradient (Shrikumar et al. 2016, arXiv 1605.01713).
 

@@ -26,13 +26,14 @@ class Traits:
 
     ``kind``: "map" is "b h w" and "pixels" is "b c h w", both on the input's canvas; "features" is "b k fh fw", maps of
     a layer; "weights" is "n c kh kw", filters. ``targeted``: the result depends on the target. ``costly``: hundreds of
-    forward passes an image.
+    forward passes an image. ``local``: a neuron is explained from its receptive field alone, and zero outside of it.
     """
 
     kind: Kind
     sign: Sign
     targeted: bool = True
     costly: bool = False
+    local: bool = False
 
 
 class Method(Protocol):
@@ -54,13 +55,15 @@ def setting(*, default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(setting,))
-def register(name: str, kind: Kind, sign: Sign, *, targeted: bool = True, costly: bool = False) -> Callable[[T], T]:
+def register(
+    name: str, kind: Kind, sign: Sign, *, targeted: bool = True, costly: bool = False, local: bool = False
+) -> Callable[[T], T]:
     """Make a class a frozen dataclass and a method called ``name``."""
 
     def enter(cls: T) -> T:
         made: Any = dataclass(frozen=True)(cls)
         made.name = name
-        made.traits = Traits(kind, sign, targeted, costly)
+        made.traits = Traits(kind, sign, targeted, costly, local)
         METHODS[name] = made
         return made
 
