@@ -24,12 +24,12 @@ from convscope.data.loading import Loader, Photos, cut, order
 from convscope.data.names import Names
 from convscope.data.store import Arrays
 from convscope.models.classes import numbered
+from convscope.parallel import accelerated
 from convscope.training.config import Training
 from convscope.training.features import cut_network, features
 from convscope.training.fit import Task, fit
 from convscope.training.folder import RunFolder
 from convscope.training.freeze import freeze_others
-from convscope.training.parallel import accelerated
 from convscope.training.prepare import FromFeatures, Pixels, Tail
 from convscope.training.start import start
 

@@ -12,7 +12,7 @@ import pytest
 
 ORDER = (
     "cli > explorer > scope > report > studies > training > atlas > methods > optvis > instrument"
-    " > {models | data} > images > progress > types > errors"
+    " > {models | data} > images > {progress | parallel} > types > errors"
 )
 RANKS = {
     name.strip(): rank

@@ -2,7 +2,8 @@
 
 Schema 1; ``meta`` says which. Layers, units, images and classes are numbered from 0. ``patches`` has the images of each
 unit: ``top`` ones by rank, ``middle`` ones about the median, ``random`` ones; ``row`` and ``col`` are on the layer's
-map, NULL where it has none.
+map, NULL where it has none. ``renders`` are pictures of a unit on an image, by what they show (``photo``, a method, or
+``pattern`` on no image, -1), with the box of the canvas that they are of. docs/atlas.md has it column by column.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ SCHEMA = 1
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE images (
-    image INTEGER PRIMARY KEY, name TEXT NOT NULL, class INTEGER, height INTEGER, width INTEGER, error TEXT
+    image INTEGER PRIMARY KEY, name NOT NULL, class INTEGER, height INTEGER, width INTEGER, content TEXT,
+    shard, start INTEGER, bytes INTEGER, error TEXT
 );
 CREATE TABLE classes (class INTEGER PRIMARY KEY, name TEXT NOT NULL);
 CREATE TABLE layers (
@@ -44,12 +46,13 @@ CREATE TABLE neighbours (
     correlation REAL NOT NULL, PRIMARY KEY (layer, unit, rank)
 ) WITHOUT ROWID;
 CREATE TABLE renders (
-    layer INTEGER NOT NULL, unit INTEGER NOT NULL, kind TEXT NOT NULL, rank INTEGER NOT NULL, method TEXT NOT NULL,
-    picture BLOB NOT NULL, about TEXT NOT NULL, PRIMARY KEY (layer, unit, kind, rank, method)
-) WITHOUT ROWID;
+    layer INTEGER NOT NULL, unit INTEGER NOT NULL, image INTEGER NOT NULL, what TEXT NOT NULL,
+    picture BLOB NOT NULL, top INTEGER, "left" INTEGER, bottom INTEGER, "right" INTEGER, about TEXT NOT NULL,
+    PRIMARY KEY (layer, unit, image, what)
+);
 """
 COLUMNS = {
-    "images": ("image", "name", "class", "height", "width", "error"),
+    "images": ("image", "name", "class", "height", "width", "content", "shard", "start", "bytes", "error"),
     "classes": ("class", "name"),
     "layers": (
         *("layer", "address", "kind", "units", "rows", "cols", "field", "field_rows", "field_cols"),
@@ -61,6 +64,7 @@ COLUMNS = {
     ),
     "patches": ("layer", "unit", "kind", "rank", "image", "value", "row", "col"),
     "neighbours": ("layer", "unit", "rank", "other", "correlation"),
+    "renders": ("layer", "unit", "image", "what", "picture", "top", "left", "bottom", "right", "about"),
 }
 ORDERS = ("unit", "mean", "std", "max", "active", "q50", "selectivity")
 
@@ -141,7 +145,7 @@ class Store:
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Row]:
         with self._told():
-            return [dict(row) for row in self._open.execute(query, values)]
+            return [_decoded(dict(row)) for row in self._open.execute(query, values)]
 
     # --- what there is to know of the whole
 
@@ -158,7 +162,10 @@ class Store:
         names = COLUMNS[table]
         marks = ", ".join("?" * len(names))
         with self._told():
-            self._open.executemany(f"INSERT OR REPLACE INTO {table} ({', '.join(names)}) VALUES ({marks})", rows)
+            self._open.executemany(
+                f"INSERT OR REPLACE INTO {table} ({', '.join(map(_quoted, names))}) VALUES ({marks})",
+                rows if table != "images" else map(_encoded, rows),
+            )
 
     def set_errors(self, errors: Mapping[int, str]) -> None:
         """Say of images why they could not be read."""
@@ -190,6 +197,23 @@ class Store:
             [layer, unit],
         )
 
+    def renders(self, layer: int, unit: int) -> dict[tuple[int, str], Row]:
+        """Pictures of a unit, by the number of the image and what they show."""
+        rows = self._rows("SELECT * FROM renders WHERE layer = ? AND unit = ?", [layer, unit])
+        return {(row["image"], row["what"]): row for row in rows}
+
+    def rendered(self, layer: int, what: str) -> set[tuple[int, int]]:
+        """Of which units of a layer, on which images, there are pictures of this kind."""
+        rows = self._rows("SELECT unit, image FROM renders WHERE layer = ? AND what = ?", [layer, what])
+        return {(row["unit"], row["image"]) for row in rows}
+
+    def patches_of(self, layer: int, kind: str) -> list[Row]:
+        """All patches of a kind of a layer's units."""
+        return self._rows(
+            "SELECT unit, rank, image, value, row, col FROM patches WHERE layer = ? AND kind = ? ORDER BY unit, rank",
+            [layer, kind],
+        )
+
     def neighbours(self, layer: int, unit: int) -> list[Row]:
         return self._rows("SELECT * FROM neighbours WHERE layer = ? AND unit = ? ORDER BY rank", [layer, unit])
 
@@ -205,3 +229,27 @@ class Store:
             f"SELECT units.*, layers.address FROM units JOIN layers USING (layer) WHERE {where} ORDER BY {by}",
             list(given.values()),
         )
+
+
+def _encoded(row: Sequence[Any]) -> list[Any]:
+    """File names may hold bytes that are no UTF-8, which SQLite keeps as such."""
+    return [_bytes_of(value) if isinstance(value, str) else value for value in row]
+
+
+def _bytes_of(text: str) -> str | bytes:
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape")
+
+
+def _decoded(row: dict[str, Any]) -> Row:
+    for name in ("name", "shard"):
+        if isinstance(row.get(name), bytes):
+            row[name] = row[name].decode("utf-8", "surrogateescape")
+    return row
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if name in ("left", "right") else name

@@ -30,7 +30,7 @@ class Field:
     """Receptive field of a layer's units: size and stride (h, w) in input pixels, ignoring the image's border.
 
     After upsampling, neighbouring units may see fields of different sizes: the largest is given, and no stride.
-    ``start``: the first row and column that unit 0, 0 would see, below zero where its field begins outside of the image.
+    ``start``: the first row and column that unit 0, 0 would see; below zero where its field begins outside the image.
     """
 
     status: Status

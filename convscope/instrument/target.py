@@ -151,7 +151,7 @@ def joined(targets: Sequence[Target]) -> Target:
         values = [getattr(target, name) for target in targets]
         return None if values[0] is None else tuple(i for value in values for i in value)
 
-    return replace(targets[0], **{name: together(name) for name in ("index", "against", "positions")})
+    return replace(targets[0], index=together("index"), against=together("against"), positions=together("positions"))
 
 
 def first_argmax(flat: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from convscope.data.split import Assignment, read_split, write_split
 from convscope.errors import UsageError
 from convscope.models.registry import RANDOM, lasting, parse
 from convscope.models.run import model_section, read_settings, write_run
+from convscope.parallel import from_first
 from convscope.training.config import Config
 from convscope.training.folder import (
     LAST,
@@ -31,7 +32,6 @@ from convscope.training.folder import (
 )
 from convscope.training.learned import write_learned
 from convscope.training.optimizers import HEAD
-from convscope.training.parallel import from_first
 from convscope.training.prepare import begin, divide, read_catalog, resolved
 from convscope.training.resume import update_config
 from convscope.training.start import CODE, Start

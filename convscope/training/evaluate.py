@@ -22,11 +22,11 @@ from convscope.images.frame import Framing
 from convscope.instrument.target import class_names
 from convscope.models.classifier import Classifier, probabilities
 from convscope.models.run import CONFIG
+from convscope.parallel import accelerated
 from convscope.training.config import resolve_config, sections_of
 from convscope.training.learned import seen_by
 from convscope.training.metrics import Metrics, measure
 from convscope.training.outputs import outputs
-from convscope.training.parallel import accelerated
 from convscope.training.prepare import Pixels, read_catalog
 
 AT_ONCE = 32

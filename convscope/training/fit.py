@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from convscope.data.loading import Batch, balanced, cut, order
 from convscope.errors import Cancelled, ConvscopeError, UsageError
+from convscope.parallel import all_sum, gathered, most, on_first, prepared, same_buffers, share, total
 from convscope.progress import cancelled, track
 from convscope.training import optim, saver
 from convscope.training.chance import seed_dropout, seeds_of
@@ -23,7 +24,6 @@ from convscope.training.config import Training
 from convscope.training.folder import Checkpoint, RunFolder
 from convscope.training.freeze import freeze_others, set_modes
 from convscope.training.outputs import Source, each_batch
-from convscope.training.parallel import all_sum, gathered, most, on_first, prepared, same_buffers, share, total
 from convscope.training.saver import Progress, Saver
 from convscope.training.totals import Totals
 

@@ -20,6 +20,7 @@ from convscope.data.loading import Batch, Loader, Photos, cut, pixels_of
 from convscope.errors import Cancelled
 from convscope.images.lettering import font_remark
 from convscope.models.device import best_device
+from convscope.parallel import accelerated
 from convscope.training import artifacts
 from convscope.training.beginning import Job, discard, new_job, resumed_job
 from convscope.training.config import Config
@@ -32,7 +33,6 @@ from convscope.training.metrics import Metrics, measure
 from convscope.training.optim import make_optimizer
 from convscope.training.optimizers import HEAD
 from convscope.training.outputs import outputs
-from convscope.training.parallel import accelerated
 from convscope.training.prepare import Machine, counts, photos_for, rows_of, sources
 from convscope.training.saver import Progress
 

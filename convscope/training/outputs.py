@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from convscope.data.listing import Refused
 from convscope.data.loading import Batch, cut
 from convscope.errors import Cancelled
+from convscope.parallel import gathered
 from convscope.progress import cancelled, track
-from convscope.training.parallel import gathered
 
 T = TypeVar("T")
 

@@ -11,10 +11,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from convscope.data.listing import Refused
+from convscope.parallel import most
 from convscope.training import optim
 from convscope.training.config import Training
 from convscope.training.folder import BEST, LAST, Checkpoint, RunFolder, fill, tensors
-from convscope.training.parallel import most
 
 SAVE_EVERY = 60.0  # seconds between checkpoints within an epoch: what a kill can cost
 SAVE_EPOCH = 5.0  # and at the end of one: epochs of cached features take milliseconds

@@ -137,7 +137,8 @@ def test_a_build_that_is_stopped_goes_on_and_gives_the_same(own, tmp_path, monke
         stopped_after(patch, batches)
         with pytest.raises(Cancelled, match="goes on with it"):
             build(job_of(own, tmp_path / "cut"), workers=0)
-    assert everything(tmp_path / "cut")["units"] == []
+    assert Store(tmp_path / "cut").meta()["complete"] is False
+    assert max(row[4] for row in everything(tmp_path / "cut")["patches"]) < 8 * batches, "what is known so far"
     build(job_of(own, tmp_path / "cut"), workers=0)
     assert everything(tmp_path / "cut") == everything(tmp_path / "whole")
     assert len(list((tmp_path / "cut").glob("state-*"))) == 1
@@ -197,14 +198,17 @@ def test_another_model_or_wish_is_refused_with_the_difference(own, tmp_path, cha
 
 def test_a_second_builder_is_refused_while_the_first_is_at_work(own, tmp_path, monkeypatch):
     def meanwhile(*told):
+        first.append(Store(tmp_path / "atlas").units("max", None, None, None))
         with pytest.raises(UsageError, match="being built by another process"):
             build(job_of(own, tmp_path / "atlas"), workers=0)
         assert Store(tmp_path / "atlas").meta()["complete"] is False, "it can be read"
         put_away(*told)
 
-    put_away = module._put_away
+    put_away, first = module._put_away, []
     monkeypatch.setattr(module, "_put_away", meanwhile)
-    build(job_of(own, tmp_path / "atlas"), workers=0)
+    build(job_of(own, tmp_path / "atlas"), workers=0, every=0)
+    assert not first[0]
+    assert len(first[1]) == 6 + 6 + 4 + 36 * 4, "what is known so far can be read"
     monkeypatch.undo()
     build(job_of(own, tmp_path / "atlas"), workers=0)
     assert Store(tmp_path / "atlas").meta()["complete"] is True

@@ -20,7 +20,11 @@ UNITS = [  # mean, std, max, active, quantiles, selectivity, class, dead, duplic
     (1, 0, -3.0, 2.0, 4.0, 0.2, -5.0, -3.0, 1.0, 0.5, 1, 0, None),
     (1, 1, 3.0, 2.0, 8.0, 0.9, 1.0, 3.0, 6.0, 0.5, 0, 0, None),
 ]
-IMAGES = [(0, "a.png", 1, 24, 20, None), (1, "ünder — b.png", None, 30, 20, None), (2, "c.png", 0, None, None, "torn")]
+IMAGES = [
+    (0, "a.png", 1, 24, 20, "00ff", None, None, None, None),
+    (1, "ünder — b.png", None, 30, 20, "01", "x.tar", 512, 99, None),
+    (2, "c\udcff.png", 0, None, None, None, "y\udcfe.tar", 0, 1, "torn"),  # no UTF-8
+]
 PATCHES = [
     (0, 0, "top", 1, 0, 7.5, 3, 4),
     (0, 0, "top", 0, 1, 9.0, 11, 9),

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from convscope.data.augment import augmentation
 from convscope.data.loading import Loader, Photos, order
 from convscope.errors import Cancelled, ConvscopeError
+from convscope.parallel import accelerated
 from convscope.progress import reporting
 from convscope.training.config import Training
 from convscope.training.fit import Task, fit
 from convscope.training.folder import BEST, LAST, RunFolder
 from convscope.training.freeze import set_modes
-from convscope.training.parallel import accelerated
 from convscope.training.prepare import Pixels
 from tests.training.small import classifier_of, digits, plain_net
 
