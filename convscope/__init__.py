@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from convscope import methods
+    from convscope.atlas.atlas import Atlas
     from convscope.data.findings import check
     from convscope.errors import ConvscopeError
     from convscope.progress import ConsoleProgress, reporting
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from convscope.training.evolution import Evolution
 
 _HOME = {
+    "Atlas": "convscope.atlas.atlas",
     "Scope": "convscope.scope",
     "load": "convscope.scope",
     "ConvscopeError": "convscope.errors",
@@ -27,6 +29,7 @@ _HOME = {
     "Evolution": "convscope.training.evolution",
 }
 __all__ = [
+    "Atlas",
     "ConsoleProgress",
     "ConvscopeError",
     "Evolution",

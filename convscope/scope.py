@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import ImageOps
-from torch import Tensor, nn
+from torch import nn
 
 from convscope.errors import ConvscopeError, UsageError
-from convscope.images.frame import Framing, canvas_of, to_image
-from convscope.images.given import Photos, Source, checked, joined, several
-from convscope.images.read import Photo, find_photos, read_photo
+from convscope.images.frame import Framing, canvas_of
+from convscope.images.given import Photos, Source, canvases, read_photos, several
 from convscope.instrument.batches import AT_ONCE
 from convscope.instrument.layers import LayerRow, layer_table, resolve
 from convscope.instrument.state import undisturbed
@@ -25,7 +24,7 @@ from convscope.models.classes import Classes, as_classes
 from convscope.models.classifier import Classifier, PerChannel, probabilities, unwrapped
 from convscope.models.device import best_device
 from convscope.models.prediction import Entry, Prediction
-from convscope.models.registry import lasting_spec, load_classifier, parse
+from convscope.models.registry import lasting_spec, load_classifier, parse, plain_loading
 from convscope.optvis import Objective, Patterns, Recipe, Units
 from convscope.optvis.dream import caricature, dream
 from convscope.optvis.plan import BUDGET_MIB
@@ -34,6 +33,7 @@ from convscope.progress import reporting_unless_listened
 from convscope.types import Images
 
 if TYPE_CHECKING:
+    from convscope.atlas.atlas import Atlas
     from convscope.models.export import Checked as Exported
     from convscope.training.evaluate import Evaluation
 
@@ -90,6 +90,7 @@ class Scope:
         self.background = background or self.classifier.background
         self.progress = progress
         self._origin: tuple[str, dict[str, Any]] | None = None  # the specifier and options that built it
+        self.loading: dict[str, Any] | None = None  # all that ``load`` was asked for, in plain types
 
     @property
     def classes(self) -> Classes | None:
@@ -226,6 +227,32 @@ class Scope:
         with _shown(self.progress):
             return caricature(self.classifier, images, layer, names=names, steps=steps, seed=seed, budget=budget)
 
+    def atlas(
+        self,
+        photos: str | Path,
+        *,
+        out: str | Path,
+        layers: Sequence[str] | str = "@stages",
+        top: int = 9,
+        project: Sequence[str] = (),
+        patterns: bool = False,
+        workers: int | None = None,
+        **options: Any,
+    ) -> Atlas:
+        """Every unit of layers over a data set in one pass: its strongest photos, statistics, neighbours (Zeiler &
+        Fergus 2013, figure 2), in the folder ``out``; what was begun there is gone on with.
+
+        ``photos``: what ``convscope.train`` takes, read by ``options`` such as ``columns`` or ``root``; labels are
+        optional. ``layers``: addresses, globs or aliases. ``top``: photos kept of each unit. ``project``: methods whose
+        projections are made now for all units, such as "deconvnet"; others are made when they are looked at.
+        ``patterns``: also what each unit wants to see, by gradient ascent.
+        """
+        from convscope.atlas.making import Wish, make_atlas
+
+        wish = Wish(Path(out), [layers] if isinstance(layers, str) else layers, top, project, patterns)
+        with _shown(self.progress):
+            return make_atlas(self.classifier, photos, wish, self.loading, options, self.background, workers)
+
     def activations(self, photos: Photos, layer: str = "@last_conv") -> Explanation:
         """Feature maps of a layer, or of units of it: ``raw`` is "b k fh fw"."""
         return self.explain(photos, "activations", layer=layer)
@@ -271,7 +298,7 @@ class Scope:
 
         file = Path(file)
         spec, options = self._origin or (None, {})
-        photos = (photo.image for photo in self._read(several(check)))
+        photos = (p.image for p in read_photos(several(check), self.classifier.channels, self.background))
         format = file.suffix.lower().removeprefix(".")
         return export(self.classifier, file, format, spec=spec, options=options, check_images=photos)
 
@@ -290,32 +317,9 @@ class Scope:
 
     def images(self, photos: Photos) -> tuple[Images, tuple[View, ...]]:
         """The canvases of photos, and the photos they came from. A tensor is taken as it is, without a view."""
-        if isinstance(photos, Tensor):
-            return checked(photos, self.classifier.channels).to(self.classifier.device), ()
-        photos = several(photos)
-        if photos and all(isinstance(photo, Tensor) for photo in photos):
-            parts = [checked(photo, self.classifier.channels) for photo in photos if isinstance(photo, Tensor)]
-            return joined(parts, [f"tensor {i}" for i in range(len(parts))]).to(self.classifier.device), ()
-        canvases, views = [], []
-        for photo in self._read(photos):
-            pixels, placement = self.classifier.framing.apply(photo.image, self.classifier.channels)
-            canvases.append(pixels[None])
-            views.append(View(photo, placement))
-        if not canvases:
-            raise UsageError("no photos were given")
-        return joined(canvases, [view.photo.name for view in views]).to(self.classifier.device), tuple(views)
-
-    def _read(self, photos: Sequence[Source]) -> Iterator[Photo]:
-        for number, photo in enumerate(photos, start=1):
-            if isinstance(photo, (str, Path)):
-                for path in find_photos([photo]):
-                    yield read_photo(path, background=self.background)
-            elif isinstance(photo, Tensor):
-                pixels = checked(photo, self.classifier.channels)
-                yield from (Photo(to_image(p), f"tensor {number}", None) for p in pixels)
-            else:
-                name = None if isinstance(photo, Photo) else f"photo {number}"
-                yield read_photo(photo, background=self.background, name=name)
+        own = self.classifier
+        pixels, seen = canvases(photos, own.framing, own.channels, self.background)
+        return pixels.to(own.device), tuple(View(photo, placement) for photo, placement in seen)
 
     def __repr__(self) -> str:
         names = f", {len(self.classes)} classes" if self.classes is not None else ""
@@ -360,6 +364,7 @@ def load(
     if background is not None:
         classifier.background = background
     found = Scope(classifier.to(device or best_device()), progress=progress)
+    found.loading = plain_loading(spec, weights=weights, classes=classes, mean=mean, std=std, size=size, options=every)
     # runs/last may lead elsewhere later. Where a file of the user's lies is nobody's business: an export says it.
     found._origin = lasting_spec(spec) if parse(spec)[0] == "run" else spec, every
     return found

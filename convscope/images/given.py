@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from convscope.errors import ConvscopeError, UsageError
-from convscope.images.read import Photo
+from convscope.images.frame import Framing, Placement, to_image
+from convscope.images.read import Photo, find_photos, read_photo
 from convscope.types import Images
 
 Source: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor | Photo
@@ -53,3 +54,36 @@ def joined(canvases: list[Tensor], names: list[str]) -> Images:
         some = ", ".join(f"{name} {h}x{w}" for (h, w), name in list(sizes.items())[:3])
         raise UsageError(f"photos of different sizes ({some}) cannot be one batch: give the model a size")
     return torch.cat(canvases)
+
+
+def canvases(
+    photos: Photos, framing: Framing, channels: int, background: str
+) -> tuple[Images, list[tuple[Photo, Placement]]]:
+    """Photos as a network takes them, and where its canvas lies on each. A tensor is taken as it is, without photos."""
+    if isinstance(photos, Tensor):
+        return checked(photos, channels), []
+    photos = several(photos)
+    if photos and all(isinstance(photo, Tensor) for photo in photos):
+        parts = [checked(photo, channels) for photo in photos if isinstance(photo, Tensor)]
+        return joined(parts, [f"tensor {i}" for i in range(len(parts))]), []
+    found, seen = [], []
+    for photo in read_photos(photos, channels, background):
+        pixels, placement = framing.apply(photo.image, channels)
+        found.append(pixels[None])
+        seen.append((photo, placement))
+    if not found:
+        raise UsageError("no photos were given")
+    return joined(found, [photo.name for photo, _ in seen]), seen
+
+
+def read_photos(photos: Sequence[Source], channels: int, background: str) -> Iterator[Photo]:
+    """Every photo that is meant, read."""
+    for number, photo in enumerate(photos, start=1):
+        if isinstance(photo, (str, Path)):
+            for path in find_photos([photo]):
+                yield read_photo(path, background=background)
+        elif isinstance(photo, Tensor):
+            yield from (Photo(to_image(p), f"tensor {number}", None) for p in checked(photo, channels))
+        else:
+            name = None if isinstance(photo, Photo) else f"photo {number}"
+            yield read_photo(photo, background=background, name=name)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SMOOTHING = 0.01  # of the canvas: single pixels are lost on a photo
 SLICES = 32  # input channels of a deep filter that are drawn
 CLOSE = 0.5  # of the canvas's height and width: what keeps inside is shown by itself, enlarged
+ENERGY = 0.95  # of the squares: what is enough of a projection that covers nearly everything
 CLOSE_UP = 224  # its longest side, about
 FRAME = (255, 214, 10)  # seen on dark and on bright photos
 
@@ -76,6 +77,21 @@ def small_field(raw: Tensor) -> Box | None:
     (top, left), (bottom, right) = places.amin(0).tolist(), (places.amax(0) + 1).tolist()
     if bottom - top > CLOSE * raw.shape[1] or right - left > CLOSE * raw.shape[2]:
         return None
+    return top, left, bottom, right
+
+
+def energy_box(raw: Tensor) -> Box:
+    """The box that holds 95 % of the energy, the squares, of pixel attributions "c h w"; all where there are none."""
+    energy = raw.double().square().sum(0)
+    total = energy.sum()
+    if not (total.isfinite() and total > 0):
+        return 0, 0, energy.shape[0], energy.shape[1]
+    spans = []
+    for axis in (1, 0):
+        share = (energy.sum(axis) / total).cumsum(0)
+        outside = (1 - ENERGY) / 4  # at most, beyond each of the four sides
+        spans.append((int((share <= outside).sum()), len(share) - int((1 - share <= outside).sum()) + 1))
+    (top, bottom), (left, right) = spans
     return top, left, bottom, right
 
 

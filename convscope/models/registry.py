@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from convscope.errors import UsageError, unknown
@@ -149,6 +151,24 @@ def lasting_spec(spec: str) -> str:
         return spec
     file, _, factory = name.rpartition(":")
     return f"{os.path.abspath(os.path.expanduser(file))}:{factory}"
+
+
+def plain_loading(spec: str, **asked: Any) -> dict[str, Any] | None:
+    """What ``load_classifier`` was asked for, in plain types and with paths that hold from any folder; None where that
+    cannot be written down."""
+    found: dict[str, Any] = {"spec": lasting_spec(spec)}
+    for name, value in asked.items():
+        if value is None or value == {}:
+            continue
+        if name in ("weights", "classes") and isinstance(value, (str, Path)):
+            value = lasting(str(value))
+        elif name in ("mean", "std") and not isinstance(value, (int, float)):
+            value = np.asarray(value).tolist()
+        found[name] = value
+    try:
+        return dict(json.loads(json.dumps(found)))
+    except (TypeError, ValueError):
+        return None
 
 
 def _runs_beside(path: Path) -> list[str]:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from convscope.errors import UsageError
-from convscope.images import fonts, lettering
+from convscope.images import lettering
+from convscope.images.charting import defaults, use_fonts_for
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,31 +38,6 @@ SERIES = (("train", "#0072B2", "o"), ("val", "#D55E00", "s"))  # told apart by t
 ABSENT = "#e6e6e6"
 
 
-@contextmanager
-def _defaults() -> Iterator[None]:
-    """Matplotlib as it comes, and quiet about the joiners that its font lacks."""
-    import matplotlib
-
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams["svg.hashsalt"] = "convscope"  # else the names inside are random
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield
-
-
-def _use_fonts_for(text: str) -> None:
-    """Let matplotlib fall back on fonts that have the text's characters, until the defaults are left."""
-    import matplotlib
-    from matplotlib.font_manager import FontProperties, fontManager
-
-    families = []
-    for file in fonts.font_files(text):
-        if not any(entry.fname == file for entry in fontManager.ttflist):
-            fontManager.addfont(file)
-        families.append(FontProperties(fname=file).get_name())
-    matplotlib.rcParams["font.family"] = families
-
-
 def curves(rows: Sequence[Row], folder: Path, *, best: int | None, title: str) -> list[Path]:
     """Write ``curves.svg`` and ``curves.png``: see ``draw_curves``."""
     return _write(draw_curves(rows, best=best, title=title), folder, "curves")
@@ -74,7 +48,7 @@ def confusion(counts: Any, classes: Sequence[str], folder: Path, title: str) -> 
     return _write(draw_confusion(counts, classes, title), folder, "confusion")
 
 
-@_defaults()
+@defaults()
 def draw_curves(rows: Sequence[Row], *, best: int | None, title: str) -> Figure:
     """Loss and accuracy against epochs, train and val, with the ``best`` epoch and, if it is stepwise, changes of lr.
 
@@ -85,7 +59,7 @@ def draw_curves(rows: Sequence[Row], *, best: int | None, title: str) -> Figure:
     if not rows:
         raise UsageError("there are no epochs to draw: metrics.jsonl is empty")
     figure = Figure(figsize=(9, 4.2), dpi=DOTS)
-    _use_fonts_for(title)
+    use_fonts_for(title)
     panels = figure.subplots(1, 2)
     figure.subplots_adjust(left=0.075, right=0.985, bottom=0.22, top=0.86, wspace=0.2)
     for axes, figure_name in zip(panels, ("loss", "accuracy"), strict=True):
@@ -189,7 +163,7 @@ def _number(row: Row, name: str) -> float:
     return float("nan") if value is None else float(value)
 
 
-@_defaults()
+@defaults()
 def draw_confusion(counts: Any, classes: Sequence[str], title: str) -> Figure:
     """Counts "k k" (rows true, columns predicted), coloured by their share of the row; a row without photos is grey."""
     from matplotlib.figure import Figure
@@ -199,7 +173,7 @@ def draw_confusion(counts: Any, classes: Sequence[str], title: str) -> Figure:
         shape = " x ".join(map(str, table.shape))
         raise UsageError(f"a confusion matrix has a row and a column for each of {len(classes)} classes, got {shape}")
     labels = _labels(classes) if len(classes) <= LABELLED else []
-    _use_fonts_for(title + "".join(labels))
+    use_fonts_for(title + "".join(labels))
     place = _Place(len(classes), labels)
     figure = Figure(figsize=(place.width, place.height), dpi=DOTS)
     axes = figure.add_axes(place.axes)
@@ -365,7 +339,7 @@ def _title(figure: Figure, title: str) -> None:
     )
 
 
-@_defaults()
+@defaults()
 def _write(figure: Figure, folder: Path, name: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []

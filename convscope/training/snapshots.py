@@ -24,7 +24,7 @@ from convscope.methods.registry import Traits
 from convscope.models.classifier import Classifier
 from convscope.training.strongest import Place
 
-WHOLE, ENERGY = 0.9, 0.95  # of height and width; of the squares
+WHOLE = 0.9  # of height and width
 CLOSE_UP = 224  # the longest side of what is kept of a small field, about
 SEAM = 4  # between projection and photo
 PAGE, LEAST, MOST = 2200, 84, 160  # about a sheet's width at most, and the sides of its pictures
@@ -81,18 +81,10 @@ def shown_field(classifier: Classifier, photo: Tensor, layer: Address, place: Pl
     A field that is nearly the whole canvas shrinks to a box that holds 95 % of the projection's energy.
     """
     top, left, bottom, right = _receptive_field(classifier, photo, layer, place)
-    energy = raw.double().square().sum(0)
-    covered = min((bottom - top) / energy.shape[0], (right - left) / energy.shape[1])
-    total = energy.sum()
-    if covered < WHOLE or not (total.isfinite() and total > 0):
+    covered = min((bottom - top) / raw.shape[1], (right - left) / raw.shape[2])
+    if covered < WHOLE or not (raw.any() and raw.isfinite().all()):
         return top, left, bottom, right
-    spans = []
-    for axis in (1, 0):
-        share = (energy.sum(axis) / total).cumsum(0)
-        outside = (1 - ENERGY) / 4  # at most, beyond each of the four sides
-        spans.append((int((share <= outside).sum()), len(share) - int((1 - share <= outside).sum()) + 1))
-    (top, bottom), (left, right) = spans
-    return top, left, bottom, right
+    return display.energy_box(raw)
 
 
 def _receptive_field(classifier: Classifier, photo: Tensor, layer: Address, place: Place) -> Box:

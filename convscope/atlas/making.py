@@ -1,0 +1,88 @@
+"""Making an atlas from a source of photos: the scan, the pass, and what pictures were asked for with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convscope.atlas.atlas import Atlas
+from convscope.atlas.build import SECONDS, Build, build
+from convscope.atlas.photos import whereabouts
+from convscope.atlas.projections import projecting
+from convscope.data.catalog import catalog
+from convscope.data.loading import Photos
+from convscope.data.sources import SourceOptions
+from convscope.errors import UsageError
+from convscope.instrument.layers import resolve
+from convscope.models.classifier import Classifier
+from convscope.parallel import accelerated
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is wanted: layers (addresses, globs, aliases) with their ``top`` photos, and pictures to be made at once."""
+
+    out: Path
+    layers: Sequence[str] = ("@stages",)
+    top: int = 9
+    project: Sequence[str] = ()
+    patterns: bool = False
+
+
+def make_atlas(
+    classifier: Classifier,
+    source: str | Path,
+    wish: Wish,
+    loading: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+    background: str,
+    workers: int | None = None,
+    every: float = SECONDS,
+) -> Atlas:
+    """See ``Scope.atlas``. ``loading``: how the classifier can be loaded again, if it can."""
+    if not isinstance(source, (str, Path)):
+        raise UsageError(f"an atlas is of a source of photos, by its path or name, not of a {type(source).__name__}")
+    if classifier.framing.size is None:
+        raise UsageError(f"{classifier.name} takes photos of any size, which cannot be one batch: load it with a size")
+    projecting(wish.project)
+    layers = layers_of(classifier, wish.layers)
+    how = SourceOptions.of(options)
+    # Of several processes each has a device of its own.
+    several = int(os.environ.get("WORLD_SIZE") or 1) > 1
+    device = torch.device(classifier.device.type) if several else classifier.device
+    with accelerated(device, "fp32") as accelerator:
+        with accelerator.main_process_first():  # the others find the scan in the cache
+            found = catalog(source, how)
+        photos = Photos(found, classifier.framing, classifier.channels, background=background)
+        told = {
+            **whereabouts(photos, how),
+            "loading": loading,
+            "mean": list(classifier.mean),
+            "std": list(classifier.std),
+            "projected": list(wish.project),
+            "refused": [[one.name, one.reason] for one in found.refused],
+        }
+        build(Build(classifier, photos, layers, wish.out, wish.top, told), workers=workers, every=every)
+        atlas = Atlas(wish.out, classifier)
+        if wish.project:
+            atlas.project(wish.project, share=(accelerator.process_index, accelerator.num_processes))
+        if wish.patterns and accelerator.is_main_process:
+            atlas.patterns()
+        accelerator.wait_for_everyone()
+    return atlas
+
+
+def layers_of(classifier: Classifier, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The addresses that are meant, each once."""
+    found: dict[str, None] = {}
+    for pattern in wanted:
+        for address in resolve(classifier.network, pattern, classifier.blank(), through=classifier):
+            if address.units is not None:
+                raise UsageError(f"{pattern}: an atlas is of whole layers, leave out the units")
+            found[address.key] = None
+    return tuple(found)
