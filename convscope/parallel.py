@@ -24,6 +24,11 @@ TIMEOUT = timedelta(days=2)  # the first process may scan a million photos while
 TOGETHER = "start all of them by torchrun, or unset WORLD_SIZE"
 
 
+def leads() -> bool:
+    """Whether this is the process that speaks for all, as far as the environment says."""
+    return int(os.environ.get("RANK") or 0) == 0
+
+
 @contextmanager
 def accelerated(device: torch.device, precision: str) -> Iterator[Accelerator]:
     """accelerate's view of the devices and processes there are; the environment and its memory are left

@@ -15,7 +15,7 @@ from convscope.atlas.renders import PHOTO, control_of
 from convscope.errors import ModelError
 from convscope.images.charting import defaults, drawn, use_fonts_for
 from convscope.images.lettering import Line
-from convscope.images.sheet import contact_sheet, headed
+from convscope.images.sheet import contact_sheet, headed, stacked
 
 if TYPE_CHECKING:
     from convscope.atlas.unit import Patch, Unit
@@ -32,7 +32,7 @@ def card(unit: Unit, methods: Sequence[str], control: bool) -> Image.Image:
     if unit.dead:
         return headed(Image.new("RGB", (WIDTH, 8), "white"), f"{_title(unit)}\n{_numbers(unit)}")
     strips = [*_top(unit, methods, control), *_others(unit), _charts(unit)]
-    picture = headed(_stacked(strips), _numbers(unit))
+    picture = headed(stacked(strips), _numbers(unit))
     return contact_sheet([picture], tile=max(picture.size), columns=1, title=_title(unit))
 
 
@@ -52,6 +52,10 @@ def _numbers(unit: Unit) -> str:
     ]
     if unit.class_name is not None:
         told.append(f"It answers most to photos of {unit.class_name!r}, selectivity {_number(unit.selectivity)} of 1.")
+    told.append(
+        "Below a projection: what the pixels that hold 95 % of its energy keep of the activation when the rest of the "
+        "patch is grey, and what as many at random keep."
+    )
     if unit.duplicate_of is not None:
         told.append(f"It is the same as unit {unit.duplicate_of}, up to scale.")
     return " ".join(told)
@@ -71,8 +75,7 @@ def _top(unit: Unit, methods: Sequence[str], control: bool) -> list[Image.Image]
     strips = [_strip(unit, shown, PHOTO, found, [_about(patch) for patch in shown], _of_field(unit))]
     for method in methods:
         own = [found[unit.number, patch.number, method] for patch in shown]
-        worth = "keeps: the share of the activation that is left of the patch's pixels that the projection shows"
-        title = f"{method}: what of them excites it, projected back ({worth}; beside it, of as many at random)"
+        title = f"{method}: what of them excites it, projected back to the pixels"
         strips.append(_strip(unit, shown, method, found, [_worth(one) for one in own], title))
         if control:
             title = f"control: {method} from the same places, of the strongest unit there when all weights are shuffled"
@@ -101,8 +104,10 @@ def _about(patch: Patch) -> list[Line]:
 
 def _worth(picture: Picture) -> list[Line]:
     carried = picture.carried
+    if (picture.told or {}).get("empty"):
+        return [Line("nothing reached"), Line("the pixels")]
     if carried is None or carried.kept is None or carried.chance is None:
-        return [Line("")]
+        return [Line("grey does"), Line("as much")]
     return [Line(f"keeps {100 * carried.kept:.0f} %"), Line(f"random {100 * carried.chance:.0f} %")]
 
 
@@ -172,7 +177,8 @@ def _charts(unit: Unit) -> Image.Image:
     figure = Figure(figsize=(WIDTH / DOTS, 3), layout="constrained")
     axes = figure.subplots(1, 2 if shown else 1, squeeze=False)[0]
     axes[0].hist(unit.maxima, bins=40, color=BARS)
-    axes[0].plot([patch.value for patch in unit.top], np.zeros(len(unit.top)), "|", color=MARKED, markersize=16)
+    marks = [patch.value for patch in unit.top]
+    axes[0].plot(marks, np.zeros(len(marks)), "^", color=MARKED, markersize=7, clip_on=False, zorder=3)
     axes[0].set_title(f"its maximum on {len(unit.maxima):,} photos; orange: the strongest", fontsize=10)
     axes[0].set_ylabel("photos")
     if shown:
@@ -189,13 +195,3 @@ def _charts(unit: Unit) -> Image.Image:
 
 def _shortened(name: str, most: int = 28) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
-def _stacked(pictures: Sequence[Image.Image]) -> Image.Image:
-    width = max(picture.width for picture in pictures)
-    sheet = Image.new("RGB", (width, sum(picture.height for picture in pictures)), "white")
-    top = 0
-    for picture in pictures:
-        sheet.paste(picture, (0, top))
-        top += picture.height
-    return sheet

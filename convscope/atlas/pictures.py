@@ -44,7 +44,8 @@ class Picture:
         image = Image.open(io.BytesIO(row["picture"])).convert("RGB")
         told = json.loads(row["about"])
         box = None if row["top"] is None else (row["top"], row["left"], row["bottom"], row["right"])
-        return cls(image, box, Carried(**told) if "kept" in told else None, told)
+        worth = Carried(told["pixels"], told["kept"], told["chance"]) if "kept" in told else None
+        return cls(image, box, worth, told)
 
 
 class Pictures:

@@ -7,8 +7,9 @@ no such window, or the network answers otherwise there, the whole canvas is take
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from math import inf
 from typing import Any
 
 import torch
@@ -17,15 +18,17 @@ from torch import Tensor
 from convscope.data.loading import pixels_of
 from convscope.errors import UsageError
 from convscope.images.colour import Box
-from convscope.instrument.address import parse_address
+from convscope.instrument.address import Address, parse_address
 from convscope.instrument.randomised import randomised
+from convscope.instrument.receptive_field import argument
 from convscope.instrument.record import record
 from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target
-from convscope.instrument.trace import trace
+from convscope.instrument.trace import Trace, Value, trace
 from convscope.instrument.windows import Windows, windows
 from convscope.methods import METHODS, configure
 from convscope.models.classifier import Classifier
+from convscope.optvis.plan import unrectified
 from convscope.types import Images, Pixels
 
 REFUSALS = (RuntimeError, ValueError, AssertionError)  # of torch and of networks, for a size that they do not take
@@ -59,6 +62,12 @@ class Piece:
     left: int
     place: tuple[int, int] | None
 
+    def within(self, box: Box) -> tuple[slice, slice]:
+        """The part of a box of the canvas that is there, on the window."""
+        (top, left, bottom, right), (height, width) = box, self.pixels.shape[1:]
+        rows = slice(max(top - self.top, 0), min(bottom - self.top, height))
+        return rows, slice(max(left - self.left, 0), min(right - self.left, width))
+
 
 @dataclass(frozen=True)
 class Carried:
@@ -91,7 +100,10 @@ class Projector:
         event = taken.event(layer)
         assert event is not None
         assert event.value is not None
-        self.canvas = classifier.canvas
+        self.top = _bound(taken, event.value)
+        # A unit at the upper bound of a ReLU6 lets no gradient through, and those are its strongest: what is sent down
+        # begins below its own rectifier.
+        self.seed = self.layer if self.top == inf else unrectified(classifier, self.layer)
         found = windows(taken, event.value)
         self.windows: Windows | None = found if found is not None and self._runs(found) else None
 
@@ -116,27 +128,29 @@ class Projector:
         """As the classifier takes them."""
         return pixels_of(torch.stack([piece.pixels for piece in pieces]).to(self.classifier.device))
 
-    def target(self, pieces: Sequence[Piece]) -> Target:
+    def target(self, pieces: Sequence[Piece], layer: Address | None = None) -> Target:
         places = tuple(piece.place for piece in pieces if piece.place is not None)
-        return Target(self.layer, tuple(piece.neuron.unit for piece in pieces), positions=places or None)
+        units = tuple(piece.neuron.unit for piece in pieces)
+        return Target(layer or self.layer, units, positions=places or None)
 
     def project(self, method: Any, pieces: Sequence[Piece]) -> tuple[Pixels, Tensor]:
         """Projections on the windows, and whether each neuron answers there as on its canvas."""
-        found = method.run(self.classifier, self.images(pieces), self.target(pieces))
+        found = method.run(self.classifier, self.images(pieces), self.target(pieces, self.seed))
         known = torch.tensor([piece.neuron.value for piece in pieces], dtype=found.scores.dtype)
-        off = (found.scores.cpu() - known).abs()
+        answers = found.scores.cpu() if self.seed is self.layer else found.scores.cpu().clamp(0, self.top)
+        off = (answers - known).abs()
         return found.raw, off <= CLOSE * known.abs().max().clamp_min(1e-6)
 
     def field(self, neuron: Neuron) -> Box | None:
-        """A neuron's receptive field on the canvas; None where it is all of it, nearly, or not known."""
+        """A neuron's receptive field, also beyond the canvas; None where it is all of that, nearly, or not known."""
         return None if self.windows is None or neuron.place is None else self.windows.field(*neuron.place)
 
     def carried(self, pieces: Sequence[Piece], raws: Pixels, boxes: Sequence[Box]) -> list[Carried]:
         """What each projection is worth: the neuron's answers to what it shows, to as much at random, and to grey."""
         images, target = self.images(pieces), self.target(pieces)
         marked, drawn = (torch.zeros(len(images), *images.shape[2:], dtype=torch.bool) for _ in range(2))
-        for i, (piece, raw, (top, left, bottom, right)) in enumerate(zip(pieces, raws.cpu(), boxes, strict=True)):
-            seen = slice(top - piece.top, bottom - piece.top), slice(left - piece.left, right - piece.left)
+        for i, (piece, raw, box) in enumerate(zip(pieces, raws.cpu(), boxes, strict=True)):
+            seen = piece.within(box)
             own = _strongest(raw[:, *seen])
             marked[i][seen] = own
             generator = torch.Generator().manual_seed(piece.neuron.unit * 1_000_003 + piece.neuron.image)
@@ -150,11 +164,11 @@ class Projector:
             for mask in (marked, drawn, torch.zeros_like(marked))
         )
         found = []
-        for i, (piece, (top, left, bottom, right)) in enumerate(zip(pieces, boxes, strict=True)):
+        for i, (piece, box) in enumerate(zip(pieces, boxes, strict=True)):
             above = piece.neuron.value - nothing[i]
             worth = abs(above) > 1e-3 * max(abs(piece.neuron.value), 1e-9)
             shares = [(score[i] - nothing[i]) / above if worth else None for score in (kept, chance)]
-            found.append(Carried(int(marked[i].sum()) / ((bottom - top) * (right - left)), *shares))
+            found.append(Carried(float(marked[i][piece.within(box)].float().mean()), *shares))
         return found
 
     def _scores(self, images: Images, target: Target) -> list[float]:
@@ -169,8 +183,7 @@ class Projector:
 
     def project_control(self, method: Any, pieces: Sequence[Piece]) -> Pixels:
         """Projections from the same places without anything learned, each of the unit that is most active there."""
-        images, target = self.images(pieces), self.target(pieces)
-        other = self.control
+        images, target, other = self.images(pieces), self.target(pieces, self.seed), self.control
         with undisturbed(other.classifier, grad=False):
             maps = target.outputs(other.classifier, images)
         places = [piece.place for piece in pieces]
@@ -178,8 +191,17 @@ class Projector:
             [m if place is None else m[:, place[0], place[1]] for m, place in zip(maps, places, strict=True)]
         )
         units = tuple(at.argmax(1).tolist())
-        raw: Pixels = method.run(other.classifier, images, Target(self.layer, units, positions=target.positions)).raw
+        raw: Pixels = method.run(other.classifier, images, replace(target, index=units)).raw
         return raw
+
+
+def _bound(taken: Trace, value: Value) -> float:
+    """What a value is cut off at by the rectifier that made it; infinity where nothing does."""
+    op = taken.ops[taken.made_by[value.index]]
+    if op.name not in ("hardtanh", "clamp"):
+        return inf
+    bound = argument(op, 2, "max_val" if op.name == "hardtanh" else "max", 1.0 if op.name == "hardtanh" else None)
+    return float(bound) if isinstance(bound, int | float) else inf
 
 
 def _strongest(raw: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from convscope.atlas.projections import Carried, Neuron, Piece, Projector
+from convscope.atlas.projections import Neuron, Piece, Projector
 from convscope.data.scan import cores
 from convscope.errors import ConvscopeError
 from convscope.images import colour
@@ -27,6 +27,7 @@ from convscope.progress import track
 
 PHOTO, PATTERN, CONTROL = "photo", "pattern", "control"
 BOXING = "guided"  # whose projection says what of the canvas is shown, where the receptive field is nearly all of it
+BEYOND = (205, 214, 232)  # the canvas's border: no photo's black or white, and no projection's grey
 AHEAD = 4 * AT_ONCE  # photos that are read together
 
 Render = tuple[Any, ...]  # a row of the table, without its layer
@@ -101,7 +102,8 @@ def _rendered(
     for piece, box in zip(pieces, boxes, strict=True):
         own = piece.neuron
         if (own.unit, own.image) not in known:
-            rows.append((own.unit, own.image, PHOTO, _png(to_image(_cut(piece.pixels / 255, piece, box))), *box, "{}"))
+            seen = to_image(piece.pixels[:, *piece.within(box)] / 255)
+            rows.append((own.unit, own.image, PHOTO, _png(_placed(seen, piece, box)), *box, "{}"))
     for name, raw in raws.items():
         about = [asdict(one) for one in projector.carried(pieces, raw, boxes)]
         rows += _pictures(name, pieces, raw, boxes, about)
@@ -129,25 +131,27 @@ def _pictures(
 ) -> list[Render]:
     rows = []
     for i, (piece, raw, box) in enumerate(zip(pieces, raws, boxes, strict=True)):
-        picture = Image.fromarray(colour.pixels(_cut(raw, piece, box)))
-        told = json.dumps(about[i] if about is not None else {})
+        seen = raw[:, *piece.within(box)]
+        picture = _placed(Image.fromarray(colour.pixels(seen)), piece, box)
+        told = json.dumps({"empty": not bool(seen.any()), **(about[i] if about is not None else {})})
         rows.append((piece.neuron.unit, piece.neuron.image, what, _png(picture), *box, told))
     return rows
 
 
-def _cut(values: Tensor, piece: Piece, box: Box) -> Tensor:
-    """A box of the canvas, of values on a piece's window."""
+def _placed(picture: Image.Image, piece: Piece, box: Box) -> Image.Image:
+    """A part of the canvas where it lies in its box; what is beyond the canvas is bluish. So fields keep their size
+    and the unit its place in the middle.
+    """
     top, left, bottom, right = box
-    return values[:, top - piece.top : bottom - piece.top, left - piece.left : right - piece.left]
+    if picture.size == (right - left, bottom - top):
+        return picture
+    whole = Image.new("RGB", (right - left, bottom - top), BEYOND)
+    rows, cols = piece.within(box)
+    whole.paste(picture, (cols.start + piece.left - left, rows.start + piece.top - top))
+    return whole
 
 
 def _png(picture: Image.Image) -> bytes:
     with io.BytesIO() as buffer:
         picture.save(buffer, "PNG")
         return buffer.getvalue()
-
-
-def carried_of(about: str) -> Carried | None:
-    """What a stored projection is worth."""
-    told = json.loads(about)
-    return Carried(**told) if told else None

@@ -180,6 +180,12 @@ class Store:
     def image(self, number: int) -> Row | None:
         return next(iter(self._rows("SELECT * FROM images WHERE image = ?", [number])), None)
 
+    def count(self, table: str) -> int:
+        """How many rows a table has."""
+        if table not in COLUMNS:
+            raise ValueError(table)
+        return int(self._rows(f"SELECT COUNT(*) AS n FROM {table}")[0]["n"])
+
     def classes(self) -> list[str]:
         return [row["name"] for row in self._rows("SELECT name FROM classes ORDER BY class")]
 

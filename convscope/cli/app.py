@@ -14,6 +14,8 @@ from convscope import __version__
 from convscope.cli import (
     activations,
     allocator,
+    atlas,
+    atlas_diff,
     check,
     evaluate,
     explain,
@@ -24,6 +26,7 @@ from convscope.cli import (
     models,
     predict,
     train,
+    unit,
     visualize,
 )
 from convscope.cli.options import grouped
@@ -93,6 +96,9 @@ for command in (
     evaluate.evaluate,
     explain.explain,
     visualize.visualize,
+    atlas.atlas,
+    unit.unit,
+    atlas_diff.atlas_diff,
     predict.predict,
     export.export,
     layers.layers,

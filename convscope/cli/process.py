@@ -17,6 +17,7 @@ LESS = {  # what a command can do with less memory
     "train": "try a smaller --batch-size or --size",
     "explain": "try a smaller --size, or a smaller budget, as in --set occlusion.budget=128",
     "visualize": "try a smaller --budget or --canvas",
+    "atlas": "try fewer --layers, or a smaller --size",
     "check": "check the folders of photos one at a time",
 }
 BROKEN_PIPE = 141  # what a shell calls the end by SIGPIPE

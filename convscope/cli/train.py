@@ -107,6 +107,9 @@ class Learning:
     ] = None
     freeze: Annotated[list[str] | None, option(LEARNING, "LAYERS", "What does not learn; may be repeated.")] = None
     drop_last: Annotated[bool, flag(LEARNING, "Leave out an epoch's last, smaller batch.", "--drop-last")] = False
+    keep: Annotated[
+        int | None, option(RUN, "N", "Let the weights of every N-th epoch stay, for `convscope atlas --evolve`.", min=1)
+    ] = None
     precision: Annotated[str | None, option(LEARNING, "NAME", "fp32, bf16 or fp16; default bf16 on a GPU.")] = None
     split: Annotated[str | None, option(DATA, "A/B/C", "Shares of train, val and test; default 70/15/15.")] = None
     subset: Annotated[str | None, option(DATA, "A/B/C", "So many photos of each class instead: 1000/500/500.")] = None

@@ -156,19 +156,14 @@ def _made(jobs: Sequence[Job], out: Path) -> list[dict[str, Any]]:
 def _checkpoints(run: str, chosen: ModelChoice) -> dict[str, Scope]:
     """The networks that a run keeps, by their epochs."""
     from convscope.scope import load
-    from convscope.training.folder import BEST, LAST, RunFolder, fill
+    from convscope.training.folder import RunFolder
 
-    path = Path(run.removeprefix("run:"))
-    found: dict[str, Scope] = {}
-    for name in (BEST, LAST):
-        scope = load(f"run:{path}", device=device_named(chosen.device))
-        checkpoint = RunFolder(path).load(name)
-        if checkpoint is not None:
-            fill(scope.classifier.network, checkpoint.network)
-            found.setdefault(f"epoch-{checkpoint.state['epoch']:03d}", scope)
-    if not found:
+    path, device = Path(run.removeprefix("run:")), device_named(chosen.device)
+    load(f"run:{path}", structure_only=True)  # which says so where it is no run
+    stages = RunFolder(path).stages()
+    if not stages:
         raise UsageError(f"--evolve {run}: the run has no checkpoint yet")
-    return found
+    return {f"epoch-{epoch:03d}": load(f"run:{path}", weights=file, device=device) for epoch, file in stages.items()}
 
 
 def _comparable(jobs: dict[str, list[Job]]) -> None:

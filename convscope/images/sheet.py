@@ -78,6 +78,16 @@ def row(
     return contact_sheet(pictures, labels, columns=max(1, len(pictures)), tile=tile, title=title, background=background)
 
 
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below one another, on white."""
+    sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height
+    return sheet
+
+
 def headed(picture: Image.Image, text: str) -> Image.Image:
     """A picture with a line or some above it, on white."""
     text = spelled(text)

@@ -39,9 +39,9 @@ class Axis:
     size: int
 
     def span(self, index: int) -> tuple[int, int]:
-        """The field of a unit on the canvas: its first pixel, and the first after it."""
+        """The field of a unit, also beyond the canvas: its first pixel, and the first after it."""
         start = self.start + index * self.stride
-        return max(start, 0), min(start + self.field, self.canvas)
+        return start, start + self.field
 
     def begin(self, index: int) -> int:
         """Where the window of a unit begins."""
@@ -66,7 +66,7 @@ class Windows:
         return Window(top, left, row - top // self.rows.stride, col - left // self.cols.stride)
 
     def field(self, row: int, col: int) -> Box:
-        """The receptive field of the unit there, cut at the canvas's border: top, left, bottom, right."""
+        """The receptive field of the unit there: top, left, bottom, right, also beyond the canvas's border."""
         (top, bottom), (left, right) = self.rows.span(row), self.cols.span(col)
         return top, left, bottom, right
 

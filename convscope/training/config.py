@@ -106,6 +106,7 @@ class Training(Section):
     unfreeze: list[str] | None = None
     freeze: list[str] = Field(default_factory=list)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    keep: int | None = Field(default=None, ge=1)  # the weights of every so many epochs stay, to see what became of them
     seed: int = Field(default=0, ge=0, lt=2**32)
 
     @field_validator("optimizer")

@@ -30,6 +30,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from convscope.atlas.snapshots import Place, Snapshot, close_up, read_snapshots, shown_field, snapshot_sheet
 from convscope.errors import UsageError
 from convscope.images.frame import Framing
 from convscope.images.sheet import headed, save_each
@@ -42,8 +43,7 @@ from convscope.models.classifier import Classifier, unwrapped
 from convscope.optvis.visualize import plan_patterns, visualize
 from convscope.training.folder import writing
 from convscope.training.merged import convolution_maps, default_units, merged_projections, merged_sheet, projecting
-from convscope.training.snapshots import Snapshot, close_up, read_snapshots, shown_field, snapshot_sheet
-from convscope.training.strongest import Photos, Place, Strongest, batches_of, checked, neurons, strongest_photos
+from convscope.training.strongest import Photos, Strongest, batches_of, checked, neurons, strongest_photos
 from convscope.types import Images
 
 At: TypeAlias = int | Iterable[int] | Callable[[int], bool]

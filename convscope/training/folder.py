@@ -28,6 +28,7 @@ METRICS, STATE, NETWORK, OPTIMIZER = "metrics.jsonl", "state.json", "model.safet
 EVALUATION = "evaluation.json"  # written last
 UNBEGUN = ".unbegun"  # is there until there is a checkpoint
 LAST, BEST = "last", "best"
+EPOCH = "epoch-"  # what the files of epochs that stay begin with
 RUNS = Path("runs")
 
 
@@ -154,6 +155,23 @@ class RunFolder:
                 shutil.rmtree(place / BEST, ignore_errors=True)
                 os.replace(old, place / BEST)
             self.publish()
+
+    def keep(self, epoch: int, network: dict[str, Tensor]) -> None:
+        """Let the weights of an epoch stay."""
+        with writing(self.path), replacing(self.path / "checkpoints" / f"{EPOCH}{epoch:04d}.safetensors") as draft:
+            save_file(network, draft)
+
+    def stages(self) -> dict[int, Path]:
+        """Weights of the run by their epochs, in order: those that were kept, the best and the last."""
+        place = self.path / "checkpoints"
+        found = {}
+        for name in (BEST, LAST):
+            checkpoint = self.load(name)
+            if checkpoint is not None:
+                found[int(checkpoint.state["epoch"])] = place / name / NETWORK
+        kept = {file.stem.removeprefix(EPOCH): file for file in place.glob(f"{EPOCH}*.safetensors")}
+        found |= {int(epoch): file for epoch, file in kept.items() if epoch.isdecimal()}
+        return dict(sorted(found.items()))
 
     def publish(self) -> None:
         """Put the best weights where ``run:`` looks for them: the same file once more, where the disk can do that."""

@@ -65,6 +65,8 @@ class Saver:
         """After an epoch: its row, and a checkpoint where the last one is a while ago."""
         if self.accelerator.is_main_process:
             self.run.append(row)
+            if self.config.keep and self.done.epoch % self.config.keep == 0:
+                self.run.keep(self.done.epoch, tensors(self.network.state_dict()))
             if self.done.best["epoch"] == self.done.epoch:
                 self.best = replace(self._now(), optimizer={})  # it is used, not gone on from
         if most(int(self.done.finished or time.monotonic() - self.when > SAVE_EPOCH), self.accelerator):

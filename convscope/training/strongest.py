@@ -11,6 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from convscope.atlas.snapshots import Place
 from convscope.errors import ConvscopeError, UsageError
 from convscope.instrument.address import Address, parse_address
 from convscope.instrument.batches import parts
@@ -21,7 +22,6 @@ from convscope.types import Images
 
 Batch: TypeAlias = tuple[Sequence[str], Images]
 Photos: TypeAlias = Images | Callable[[], Iterable[Batch]]
-Place: TypeAlias = tuple[int, int] | None  # row and column; a layer without maps has none
 SLACK = 1e-3  # of pixels out of [0, 1], which resampling leaves
 
 

@@ -97,7 +97,7 @@ def test_a_unit_on_its_window_is_that_of_the_canvas(name):
                 placed[:, one.top : one.top + cut.shape[2], one.left : one.left + cut.shape[3]] = part
                 torch.testing.assert_close(placed, raw, rtol=1e-12, atol=1e-12)
                 top, left, bottom, right = windowed.field(*place)
-                placed[:, top:bottom, left:right] = 0
+                placed[:, max(top, 0) : bottom, max(left, 0) : right] = 0
                 assert not placed.any(), "nothing outside of the field"
     assert found, "no layer has a window"
 

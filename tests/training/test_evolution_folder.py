@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from convscope.atlas.snapshots import read_snapshots
 from convscope.errors import ConvscopeError, Inapplicable, RuleError, UsageError
 from convscope.images.frame import Framing
 from convscope.methods import configure
@@ -18,7 +19,6 @@ from convscope.models.classifier import Classifier
 from convscope.models.zoo.mnist_convnet import mnist_convnet
 from convscope.scope import Scope
 from convscope.training.evolution import Evolution
-from convscope.training.snapshots import read_snapshots
 from tests.nets import Skip, photos, seeded, zfnet_like
 from tests.training.test_evolution import coloured, digits, eyes, look_for, vgg, watching
 from tests.training.test_strongest import by_hand

@@ -1,4 +1,4 @@
-"""A snapshot of a unit in training: what is kept of it, its picture, and the sheet of all of them."""
+"""A snapshot of a unit at a moment of a training: what is kept of it, its picture, and the sheet of all of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
@@ -22,7 +23,8 @@ from convscope.instrument.trace import trace
 from convscope.methods import display
 from convscope.methods.registry import Traits
 from convscope.models.classifier import Classifier
-from convscope.training.strongest import Place
+
+Place: TypeAlias = tuple[int, int] | None  # row and column; a layer without maps has none
 
 WHOLE = 0.9  # of height and width
 CLOSE_UP = 224  # the longest side of what is kept of a small field, about

@@ -1,0 +1,132 @@
+"""``convscope unit``: a unit of an atlas, its card and its numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from convscope.cli.options import Json
+from convscope.cli.output import emit, note, say, table
+from convscope.cli.values import listed
+from convscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from convscope.atlas.atlas import Atlas
+    from convscope.atlas.unit import Unit
+
+FIRST = 20  # units that are listed
+
+
+def unit(
+    folder: Annotated[Path, typer.Argument(metavar="ATLAS", help="An atlas's folder.", show_default=False)],
+    address: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[LAYER:UNIT]",
+            help="Which unit, such as features.28:113; of a layer alone, or of none, units are listed.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    method: Annotated[
+        str | None, typer.Option(metavar="METHODS", help="What projects it back, such as deconvnet,guided.")
+    ] = None,
+    order: Annotated[
+        str, typer.Option(metavar="BY", help="Of a list: unit, mean, std, max, active, q50 or selectivity.")
+    ] = "selectivity",
+    class_name: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="Of a list: units that answer to this class most.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The model, where that is your own code: net.py:Net.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="The card; by default in the atlas's cards/.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """A unit's card: what excites it, what of that does, and what does not flatter; or a list of units."""
+    from convscope.atlas.atlas import Atlas
+    from convscope.progress import ConsoleProgress, reporting
+
+    with Atlas(folder, model) as found, reporting(ConsoleProgress()):
+        if not found.complete:
+            note(f"{folder} is still being built: this is of the photos that were looked at so far")
+        if address is None or ":" not in address:
+            _list(found, address, order, class_name, json)
+            return
+        if class_name is not None:
+            raise UsageError("--class is of a list of units: leave out the unit, or this")
+        one = found.unit(address)
+        files = _draw(one, listed(method or "") or list(found.methods), out)
+        for reason in found.troubles.values():
+            note(reason)
+        if json:
+            emit({**one.about(), "files": files})
+        else:
+            _tell(one, files)
+
+
+def _draw(unit: Unit, methods: list[str], out: Path | None) -> list[Path]:
+    from convscope.atlas.evolution import evolution, sheet, stages_of
+    from convscope.cli.files import placed
+    from convscope.images.slug import slug
+
+    cards = unit.atlas.folder / "cards"
+    file = out or cards / f"{slug(unit.address)}.png"
+    with placed(file) as draft:
+        unit.card(methods).save(draft)
+    stages = stages_of(unit.atlas)
+    if not stages:
+        return [file]
+    grown = file.with_name(f"{file.stem}-evolution.png")
+    with placed(grown) as draft:
+        snapshots = evolution(stages, [unit.address], methods[0], cards / "evolution")
+        sheet(cards / "evolution", snapshots).save(draft)
+    return [file, grown]
+
+
+def _tell(unit: Unit, files: list[Path]) -> None:
+    for name, value in unit.row().items():
+        if value is not None and name not in ("layer", "unit"):
+            say(f"{name:<14}{f'{value:.4g}' if isinstance(value, float) else value}")
+    say()
+    head = ("photo", "class", "value", "row", "col")
+    rows = [
+        (one["image"], one["class"] or "", f"{one['value']:.4g}", _cell(one["row"]), _cell(one["col"]))
+        for one in (patch.about() for patch in unit.top)
+    ]
+    table(head, rows, right=("value", "row", "col"))
+    say()
+    for file in files:
+        say(str(file))
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _list(found: Atlas, layer: str | None, order: str, class_name: str | None, json: bool) -> None:
+    units = found.units(layer, order=order, class_name=class_name)
+    rows = units.rows()
+    if not rows:
+        note(f"no unit{f' of {layer}' if layer else ''} answers to {class_name} most")
+    if json:
+        emit({"atlas": found.folder, "units": rows})
+        return
+    head = ("unit", "mean", "max", "active", "selectivity", "class", "")
+    cells = [
+        (
+            row["address"],
+            *(f"{row[name]:.3g}" for name in ("mean", "max", "active")),
+            "" if row["selectivity"] is None else f"{row['selectivity']:.3f}",
+            row["class"] or "",
+            "dead" if row["dead"] else "" if row["duplicate_of"] is None else f"as {row['duplicate_of']}",
+        )
+        for row in rows[:FIRST]
+    ]
+    table(head, cells, right=head[1:5])
+    if len(rows) > FIRST:
+        note(f"the first {FIRST} of {len(rows):,}; --json has them all")
