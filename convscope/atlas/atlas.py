@@ -14,6 +14,7 @@ from convscope.atlas.build import COMPLETE, DONE, STATE
 from convscope.atlas.pictures import Picture, Pictures
 from convscope.atlas.projections import Neuron, Projector
 from convscope.atlas.store import Row, Store
+from convscope.atlas.tables import to_parquet
 from convscope.atlas.unit import Unit, Units
 from convscope.errors import ConvscopeError, UsageError, unknown
 from convscope.instrument.address import parse_address
@@ -150,6 +151,10 @@ class Atlas:
     ) -> dict[tuple[int, int, str], Picture]:
         """Pictures by unit, image and what they show ("photo", a method, or "METHOD, control")."""
         return self._pictures.of(self.layer(address), neurons, methods, control=control)
+
+    def to_parquet(self, folder: str | Path | None = None) -> list[Path]:
+        """Write the tables as Parquet, by default into ``parquet/`` of the atlas; the files."""
+        return to_parquet(self.store, self.folder / "parquet" if folder is None else Path(folder))
 
     @property
     def troubles(self) -> dict[int, str]:

@@ -15,7 +15,7 @@ from convscope.atlas.renders import PHOTO, control_of
 from convscope.errors import ModelError
 from convscope.images.charting import defaults, drawn, use_fonts_for
 from convscope.images.lettering import Line
-from convscope.images.sheet import contact_sheet, headed, stacked
+from convscope.images.sheet import contact_sheet, headed, outlined, stacked
 
 if TYPE_CHECKING:
     from convscope.atlas.unit import Patch, Unit
@@ -119,7 +119,7 @@ def _strip(
     labels: Sequence[Sequence[Line]] | None,
     title: str,
 ) -> Image.Image:
-    tiles = [found[unit.number, patch.number, what].image for patch in patches]
+    tiles = [outlined(found[unit.number, patch.number, what].image, TILE) for patch in patches]
     if not tiles:
         return headed(Image.new("RGB", (WIDTH, 8), "white"), f"{title}: none of the photos can be read any more")
     return contact_sheet(tiles, labels, columns=COLUMNS, tile=TILE, title=title)
@@ -160,7 +160,7 @@ def _near(unit: Unit) -> list[Image.Image]:
             continue
         found = unit.atlas.pictures(unit.layer, [other.neuron(other.top[0])])
         if (key := (other.number, other.top[0].number, PHOTO)) in found:
-            tiles.append(found[key].image)
+            tiles.append(outlined(found[key].image, TILE))
             labels.append([Line(f"unit {other.number}"), Line(f"r = {correlation:.2f}")])
     title = "units of the layer that go up and down with it, each by its strongest patch"
     return [contact_sheet(tiles, labels, columns=COLUMNS, tile=TILE, title=title)] if tiles else []

@@ -19,7 +19,7 @@ from convscope.atlas.build import MADE_OF
 from convscope.atlas.renders import PHOTO
 from convscope.atlas.unit import Unit
 from convscope.errors import UsageError, some
-from convscope.images.sheet import contact_sheet, headed, stacked
+from convscope.images.sheet import contact_sheet, headed, outlined, stacked
 from convscope.progress import track
 
 KEPT, CHANGED = 0.9, 0.5  # correlations from which a unit is what it was, and below which it is another
@@ -138,7 +138,7 @@ class Comparison:
             own = [
                 (p, found[unit.number, p.number, PHOTO]) for p in unit.top if (unit.number, p.number, PHOTO) in found
             ]
-            tiles += [picture.image for _, picture in own] + [BLANK] * (EACH - len(own))
+            tiles += [outlined(picture.image, TILE) for _, picture in own] + [BLANK] * (EACH - len(own))
             labels += [patch.class_name or PurePath(patch.image).stem for patch, _ in own] + [""] * (EACH - len(own))
             if atlas is self.before:
                 tiles.append(BLANK)

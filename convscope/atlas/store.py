@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from convscope.errors import ConvscopeError, UsageError
+from convscope.images.read import printable
 
 FILE = "atlas.sqlite"
 SCHEMA = 1
@@ -179,6 +180,16 @@ class Store:
 
     def image(self, number: int) -> Row | None:
         return next(iter(self._rows("SELECT * FROM images WHERE image = ?", [number])), None)
+
+    def parts(self, table: str, rows: int) -> Iterator[list[Row]]:
+        """All rows of a table, so many at a time; names that are no UTF-8 as they can be printed."""
+        if table not in COLUMNS:
+            raise ValueError(table)
+        with self._told():
+            cursor = self._open.execute(f"SELECT * FROM {table}")
+            while found := cursor.fetchmany(rows):
+                decoded = (_decoded(dict(row)) for row in found)
+                yield [{k: printable(v) if isinstance(v, str) else v for k, v in row.items()} for row in decoded]
 
     def count(self, table: str) -> int:
         """How many rows a table has."""

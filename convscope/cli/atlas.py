@@ -42,6 +42,9 @@ def atlas(
     evolve: Annotated[
         bool, typer.Option("--evolve", help="Also of the checkpoints that a run kept, so that units can be followed.")
     ] = False,
+    parquet: Annotated[
+        bool, typer.Option("--parquet", help="Also the tables as Parquet, in the atlas's parquet/.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(metavar="N", min=0, help="Processes that read photos.")] = None,
     background: Background = None,
     json: Json = False,
@@ -65,6 +68,8 @@ def atlas(
             made[place] = one.atlas(photos, out=place, patterns=patterns and place == out, **more)
     if not leads():
         return
+    if parquet:
+        made[out].to_parquet()
     _told(made[out], out, json)
     if len(made) > 1:
         note(f"{out}: also of {counted(len(made) - 1, 'checkpoint')}; `convscope unit` shows how a unit came to be")

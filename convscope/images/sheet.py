@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from convscope.errors import ConvscopeError, UsageError
 from convscope.images.convert import paper_colour
@@ -24,6 +24,7 @@ LEGIBLE = 84  # what a small map is enlarged to at least
 MARGIN = 12
 GAP = 6
 LABEL_LINES = 3
+OUTLINE = (190, 190, 190)
 MARK = (235, 64, 52)  # of dead units: seen on black and on white
 
 
@@ -76,6 +77,11 @@ def row(
 ) -> Image.Image:
     """Pictures side by side."""
     return contact_sheet(pictures, labels, columns=max(1, len(pictures)), tile=tile, title=title, background=background)
+
+
+def outlined(picture: Image.Image, side: int) -> Image.Image:
+    """A tile of a sheet with a thin line round it, so that white ones end somewhere."""
+    return ImageOps.expand(_fit(picture.convert("RGB"), side - 2), 1, OUTLINE)
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
