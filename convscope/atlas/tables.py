@@ -16,7 +16,7 @@ def to_parquet(store: Store, folder: Path) -> list[Path]:
     """Write each table to a file of its own; ConvscopeError without pyarrow."""
     try:
         import pyarrow  # type: ignore[import-untyped]
-        from pyarrow import parquet  # type: ignore[import-untyped]
+        from pyarrow import parquet
     except ImportError:
         raise ConvscopeError("Parquet needs pyarrow: pip install 'convscope[tables]'") from None
     files = []
