@@ -40,7 +40,7 @@ from convscope.progress import cancelled, track
 
 AT_ONCE = 32  # images in a batch: always the same ones, so that a pass that was cut off gives the same figures
 SECONDS = 60.0  # between two times of putting away, or longer where that takes long; 0: after each batch
-DONE, COMPLETE, STATE, MADE_OF = "batches done", "complete", "state", "made of"
+DONE, SIZE, COMPLETE, STATE, MADE_OF = "batches done", "batch", "complete", "state", "made of"
 DUE, STOP, FAILED = 1, 2, 3  # what a process says after a batch, the most urgent last
 
 T = TypeVar("T")
@@ -85,6 +85,8 @@ def build(job: Build, *, workers: int | None = None, every: float = SECONDS) -> 
         raise UsageError(f"{found.source} holds no photos")
     if not job.layers:
         raise UsageError("an atlas needs at least one layer")
+    if job.top < 1:
+        raise UsageError(f"top is the number of patches of each unit, at least 1, got {job.top}")
     device = job.classifier.device
     several = int(os.environ.get("WORLD_SIZE") or 1) > 1
     with accelerated(torch.device(device.type) if several else device, "fp32") as accelerator:
@@ -99,8 +101,8 @@ def build(job: Build, *, workers: int | None = None, every: float = SECONDS) -> 
 def _build(job: Build, workers: int | None, every: float, accelerator: Accelerator) -> None:
     with ExitStack() as stack:
         store = _led(accelerator, lambda: _opened(job, stack))
-        done, complete, states = from_first(_so_far(store), accelerator)
-        parts = cut(np.arange(len(job.photos.catalog)), AT_ONCE)
+        done, complete, states, size = from_first(_so_far(store), accelerator)
+        parts = cut(np.arange(len(job.photos.catalog)), size)
         if complete:
             return
         running = _figures(job, states, accelerator)
@@ -148,14 +150,14 @@ def _opened(job: Build, stack: ExitStack) -> Store:
         store.put("images", _image_rows(job.photos))
         store.put("classes", enumerate(job.photos.catalog.classes))
         store.put("layers", _layer_rows(job))
-        store.set_meta({MADE_OF: wanted, DONE: 0, COMPLETE: False, STATE: [], "versions": versions})
+        store.set_meta({MADE_OF: wanted, DONE: 0, SIZE: AT_ONCE, COMPLETE: False, STATE: [], "versions": versions})
         store.set_meta({**told, **job.told})
     return store
 
 
-def _so_far(store: Store | None) -> tuple[int, bool, list[str]]:
+def _so_far(store: Store | None) -> tuple[int, bool, list[str], int]:
     meta = store.meta() if store is not None else {}
-    return meta.get(DONE, 0), meta.get(COMPLETE, False), meta.get(STATE, [])
+    return meta.get(DONE, 0), meta.get(COMPLETE, False), meta.get(STATE, []), meta.get(SIZE, AT_ONCE)
 
 
 def _image_rows(photos: Photos) -> Iterator[tuple[Any, ...]]:

@@ -168,12 +168,12 @@ def compare(before: Atlas, after: Atlas) -> Comparison:
 def _verdict(unit: Unit, same: Unit | None, own: float | None, match: int | None, best: float | None) -> str:
     if unit.dead:
         return "came alive" if same is not None and not same.dead else "dead"
-    if same is not None and same.dead:
-        return "died"
     if own is not None and own >= KEPT:
         return "kept"
     if best is not None and best >= KEPT and match != unit.number:
         return "moved"
+    if same is not None and same.dead:
+        return "died"
     return "other" if own is None or own < CHANGED else "changed"
 
 

@@ -82,8 +82,6 @@ class Pass:
         classes: int = 0,
         statistics: bool = True,
     ) -> None:
-        if top < 1:
-            raise UsageError(f"top is the number of patches of each unit, at least 1, got {top}")
         self.classifier, self.layers, self.k = classifier, list(layers), top
         self.classes, self.more = classes, statistics
         self.figures: dict[str, Figures] = {}

@@ -12,7 +12,7 @@ from torch import nn
 
 from convscope.atlas.sample import PLACED, sampled
 from convscope.atlas.streaming import Figures, Pass
-from convscope.errors import ConvscopeError, UsageError
+from convscope.errors import ConvscopeError
 from convscope.instrument.state import undisturbed
 from convscope.models.classifier import Classifier
 from tests.nets import seeded
@@ -207,8 +207,3 @@ def test_half_precision_is_counted_in_single():
     with torch.no_grad():
         found.see(torch.rand(4, 3, 12, 12), np.arange(4), np.full(4, -1))
     assert found.figures["1"].top.value.dtype == torch.float32
-
-
-def test_top_is_at_least_one():
-    with pytest.raises(UsageError, match="at least 1, got 0"):
-        Pass(Classifier(network()), ["0"], 4, top=0)

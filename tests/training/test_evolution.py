@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from convscope.atlas import snapshots
 from convscope.atlas.snapshots import JUMP, SEAM, shown_field
 from convscope.errors import UsageError
 from convscope.images.sheet import MARGIN, MARK, contact_sheet, headed
@@ -21,7 +22,6 @@ from convscope.methods import display
 from convscope.methods.guided import Guided
 from convscope.models.classifier import Classifier
 from convscope.scope import Scope
-from convscope.atlas import snapshots
 from convscope.training.evolution import LEGEND, Evolution
 from tests.nets import Skip, classifier_of, photos, seeded, vgg_like
 from tests.training.test_strongest import by_hand, in_batches
