@@ -72,7 +72,6 @@ def hero(net: cs.Scope, photos: list[Path]) -> None:
             tiles.append(found.picture() if method == "guided" else seen(net, photo, found.overlay()))
             labels.append(method)
     store("hero", contact_sheet(tiles, labels, columns=len(methods) + 1, tile=320))
-    store("layer", net.activations(photos[0], "blocks.1.1").sheet())
 
 
 def seen(net: cs.Scope, photo: Path, picture: Image.Image) -> Image.Image:

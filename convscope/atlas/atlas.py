@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from convscope.atlas.build import COMPLETE, DONE, STATE
+from convscope.atlas.gallery import layer_sheet
 from convscope.atlas.pictures import Picture, Pictures
 from convscope.atlas.projections import Neuron, Projector
 from convscope.atlas.store import Row, Store
@@ -145,6 +147,11 @@ class Atlas:
     def pattern(self, address: str, unit: int) -> Picture | None:
         """What a unit wants to see, where that was made."""
         return self._pictures.pattern(self.layer(address), unit)
+
+    def sheet(self, layer: str, units: Sequence[int] | None = None, method: str | None = None) -> Image.Image:
+        """A layer's units, each by nine projections beside the patches they are of (Zeiler & Fergus 2013, figure 2)."""
+        chosen = range(self.layer(layer)["units"]) if units is None else units
+        return layer_sheet(self, layer, chosen, method or self.methods[0])
 
     def pictures(
         self, address: str, neurons: Collection[Neuron], methods: Sequence[str] = (), *, control: bool = False

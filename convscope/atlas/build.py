@@ -6,6 +6,7 @@ putting away is done again, batch by batch as before: the result is that of a pa
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -41,6 +42,7 @@ from convscope.progress import cancelled, track
 AT_ONCE = 32  # images in a batch: always the same ones, so that a pass that was cut off gives the same figures
 SECONDS = 60.0  # between two times of putting away, or longer where that takes long; 0: after each batch
 DONE, SIZE, COMPLETE, STATE, MADE_OF = "batches done", "batch", "complete", "state", "made of"
+ALIKE = 0.02  # the answers of one network on two devices, one of which rounds products to ten bits
 DUE, STOP, FAILED = 1, 2, 3  # what a process says after a batch, the most urgent last
 
 T = TypeVar("T")
@@ -73,9 +75,21 @@ def identity(classifier: Classifier) -> dict[str, str]:
     """What tells a classifier from any that answers otherwise."""
     return {
         "weights": weights_key(classifier.network),
-        "network": key_of(str(classifier.network), answers(classifier, [LOGITS], classifier.blank())),
+        "network": key_of(str(classifier.network)),
+        "answers": " ".join(answers(classifier, [LOGITS], classifier.blank())),
         "normalisation": str((classifier.mean, classifier.std, str(classifier.dtype))),
     }
+
+
+def differences(wanted: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
+    """What of an atlas is other than it should be. Answers may differ as much as those of two devices do."""
+    other = [name for name, value in wanted.items() if name != "answers" and there.get(name) != value]
+    if "answers" in wanted and not {"weights", "network", "normalisation"} & set(other):
+        pairs = zip(wanted["answers"].split(), there.get("answers", "").split(), strict=False)
+        same = len(wanted["answers"].split()) == len(there.get("answers", "").split())
+        if not same or not all(math.isclose(float(a), float(b), rel_tol=ALIKE) for a, b in pairs):
+            other.append("code")
+    return other
 
 
 def build(job: Build, *, workers: int | None = None, every: float = SECONDS) -> Path:
@@ -139,7 +153,7 @@ def _opened(job: Build, stack: ExitStack) -> Store:
     store = stack.enter_context(closing(Store(job.folder, write=True)))
     wanted, meta = job.made_of(), store.meta()
     if DONE in meta:
-        if other := [name for name, value in wanted.items() if meta[MADE_OF].get(name) != value]:
+        if other := differences(wanted, meta[MADE_OF]):
             raise UsageError(
                 f"{job.folder} is an atlas of other {' and '.join(other)}: give another folder, or delete it first"
             )

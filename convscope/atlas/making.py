@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,11 @@ def make_atlas(
     how = SourceOptions.of(options)
     # Of several processes each has a device of its own.
     several = int(os.environ.get("WORLD_SIZE") or 1) > 1
-    device = torch.device(classifier.device.type) if several else classifier.device
-    with accelerated(device, "fp32") as accelerator:
+    before = classifier.device
+    with (
+        accelerated(torch.device(before.type) if several else before, "fp32") as accelerator,
+        _on(classifier, accelerator.device, before),
+    ):
         with accelerator.main_process_first():  # the others find the scan in the cache
             found = catalog(source, how)
         photos = Photos(found, classifier.framing, classifier.channels, background=background)
@@ -75,6 +79,16 @@ def make_atlas(
             atlas.patterns()
         accelerator.wait_for_everyone()
     return atlas
+
+
+@contextmanager
+def _on(classifier: Classifier, device: torch.device, before: torch.device) -> Iterator[None]:
+    """The classifier on a device, and back again."""
+    try:
+        classifier.to(device)
+        yield
+    finally:
+        classifier.to(before)
 
 
 def layers_of(classifier: Classifier, wanted: Sequence[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from convscope.atlas.build import MADE_OF, identity
+from convscope.atlas.build import MADE_OF, differences, identity
 from convscope.atlas.photos import framing_of
 from convscope.errors import UsageError
 from convscope.models.classifier import Classifier, unwrapped
@@ -21,7 +21,7 @@ CODE = ("file", "module")  # specifiers that run code: an atlas from elsewhere d
 def network_of(folder: Path, meta: Mapping[str, Any], given: Any = None) -> Classifier:
     """The classifier that an atlas was made of. ``given``: a Scope, Classifier, module or specifier to take for it."""
     found = _found(folder, meta, getattr(given, "classifier", given))
-    if other := [name for name, value in identity(found).items() if meta[MADE_OF].get(name) != value]:
+    if other := differences(identity(found), meta[MADE_OF]):
         raise UsageError(f"{folder} is an atlas of another model: {found.name} has other {' and '.join(other)}")
     return found
 

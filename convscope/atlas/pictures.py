@@ -124,11 +124,7 @@ class Pictures:
         control: bool,
     ) -> None:
         number = layer["layer"]
-        boxes: dict[tuple[int, int], Box] = {}
-        for unit in {neuron.unit for neuron in neurons} if patched else ():
-            for (image, what), row in self.store.renders(number, unit).items():
-                if what == PHOTO:
-                    boxes[unit, image] = row["top"], row["left"], row["bottom"], row["right"]
+        boxes: dict[tuple[int, int], Box] = self.store.boxes(number, PHOTO) if patched else {}
         projector, label = self.projector(layer["address"]), f"{layer['address']}: projections"
         made = render(projector, self._canvas, neurons, methods, boxes, self.troubles, control=control, label=label)
         for rows in made:

@@ -224,6 +224,13 @@ class Store:
         rows = self._rows("SELECT unit, image FROM renders WHERE layer = ? AND what = ?", [layer, what])
         return {(row["unit"], row["image"]) for row in rows}
 
+    def boxes(self, layer: int, what: str) -> dict[tuple[int, int], tuple[int, int, int, int]]:
+        """Where the pictures of a kind lie on the canvas, by unit and image."""
+        rows = self._rows(
+            'SELECT unit, image, top, "left", bottom, "right" FROM renders WHERE layer = ? AND what = ?', [layer, what]
+        )
+        return {(row["unit"], row["image"]): (row["top"], row["left"], row["bottom"], row["right"]) for row in rows}
+
     def patches_of(self, layer: int, kind: str) -> list[Row]:
         """All patches of a kind of a layer's units."""
         return self._rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,8 @@ def unit(
         str | None,
         typer.Argument(
             metavar="[LAYER:UNIT]",
-            help="Which unit, such as features.28:113; of a layer alone, or of none, units are listed.",
+            help="Which unit, such as features.28:113; of several, as features.28:0-15, a sheet is drawn; of a layer "
+            "alone, or of none, units are listed.",
             show_default=False,
         ),
     ] = None,
@@ -49,6 +51,7 @@ def unit(
 ) -> None:
     """A unit's card: what excites it, what of that does, and what does not flatter; or a list of units."""
     from convscope.atlas.atlas import Atlas
+    from convscope.instrument.address import parse_address
     from convscope.progress import ConsoleProgress, reporting
 
     with Atlas(folder, model) as found, reporting(ConsoleProgress()):
@@ -59,14 +62,35 @@ def unit(
             return
         if class_name is not None:
             raise UsageError("--class is of a list of units: leave out the unit, or this")
-        one = found.unit(address)
-        files = _draw(one, listed(method or "") or list(found.methods), out)
+        methods = listed(method or "") or list(found.methods)
+        wanted = parse_address(address)
+        if wanted.units is not None and len(wanted.units) > 1:
+            files = [_sheet(found, wanted.key, wanted.units, methods, out)]
+            about: dict[str, Any] = {"units": [found.unit(f"{wanted.key}:{u}").row() for u in wanted.units]}
+        else:
+            one = found.unit(address)
+            files, about = _draw(one, methods, out), one.about()
+            if not json:
+                _tell(one)
         for reason in found.troubles.values():
             note(reason)
         if json:
-            emit({**one.about(), "files": files})
-        else:
-            _tell(one, files)
+            emit({**about, "files": files})
+        for file in () if json else files:
+            say(str(file))
+
+
+def _sheet(found: Atlas, layer: str, units: Sequence[int], methods: list[str], out: Path | None) -> Path:
+    """Several units on one sheet."""
+    from convscope.cli.files import placed
+    from convscope.images.slug import slug
+
+    if len(methods) > 1:
+        raise UsageError("a sheet of several units is of one method: give one --method")
+    file = out or found.folder / "cards" / f"{slug(f'{layer}:{units[0]}-{units[-1]}')}.png"
+    with placed(file) as draft:
+        found.sheet(layer, units, methods[0]).save(draft)
+    return file
 
 
 def _draw(unit: Unit, methods: list[str], out: Path | None) -> list[Path]:
@@ -88,7 +112,7 @@ def _draw(unit: Unit, methods: list[str], out: Path | None) -> list[Path]:
     return [file, grown]
 
 
-def _tell(unit: Unit, files: list[Path]) -> None:
+def _tell(unit: Unit) -> None:
     for name, value in unit.row().items():
         if value is not None and name not in ("layer", "unit"):
             say(f"{name:<14}{f'{value:.4g}' if isinstance(value, float) else value}")
@@ -100,8 +124,6 @@ def _tell(unit: Unit, files: list[Path]) -> None:
     ]
     table(head, rows, right=("value", "row", "col"))
     say()
-    for file in files:
-        say(str(file))
 
 
 def _cell(value: Any) -> str:

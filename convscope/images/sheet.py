@@ -79,9 +79,14 @@ def row(
     return contact_sheet(pictures, labels, columns=max(1, len(pictures)), tile=tile, title=title, background=background)
 
 
+def fitted_to(picture: Image.Image, side: int) -> Image.Image:
+    """The picture with its longest side so long, as a sheet shows it: the pixels of a small one stay visible."""
+    return _fit(picture.convert("RGB"), side)
+
+
 def outlined(picture: Image.Image, side: int) -> Image.Image:
     """A tile of a sheet with a thin line round it, so that white ones end somewhere."""
-    return ImageOps.expand(_fit(picture.convert("RGB"), side - 2), 1, OUTLINE)
+    return ImageOps.expand(fitted_to(picture, side - 2), 1, OUTLINE)
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:

@@ -148,7 +148,7 @@ def test_a_network_in_python_has_to_be_given(made, photos):
     with pytest.raises(UsageError, match=r"is an atlas of another model: .* has other weights"):
         _ = Atlas(made.folder, scope_of(net_of(1))).classifier
     other = cs.Scope(net_of(), mean=0.1, std=0.3, size=32)
-    with pytest.raises(UsageError, match="has other network and normalisation"):
+    with pytest.raises(UsageError, match="has other normalisation"):
         _ = Atlas(made.folder, other).classifier
 
 
@@ -243,3 +243,40 @@ def test_photos_and_sizes_that_cannot_be(photos, tmp_path):
     with pytest.raises(UsageError, match=r"is no atlas: it has no atlas\.sqlite"):
         cs.Atlas(tmp_path)
     assert not (tmp_path / "atlas").exists()
+
+
+class Scaled(nn.Module):
+    """The same weights and the same words about itself, other code."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.a, self.by = nn.Conv2d(3, 4, 3), by
+
+    def forward(self, x):
+        return (self.a(x).relu() * self.by).mean((2, 3))
+
+
+def test_a_network_that_answers_otherwise_is_another_but_for_what_devices_round(photos, tmp_path):
+    torch.manual_seed(0)
+    net = Scaled(1.0).eval()
+    scope_of(net).atlas(photos, out=tmp_path / "atlas", layers="a", workers=0)
+    for by, same in ((1.0, True), (1.004, True), (1.3, False)):
+        other = Scaled(by).eval()
+        other.load_state_dict(net.state_dict())
+        atlas = Atlas(tmp_path / "atlas", scope_of(other))
+        if same:
+            assert atlas.classifier is not None
+        else:
+            with pytest.raises(UsageError, match="has other code"):
+                _ = atlas.classifier
+
+
+def test_a_sheet_of_units_shows_projections_beside_patches(made):
+    picture = made.sheet("4", [0, 1, 2])
+    assert picture.width > 3 * 2 * 3 * 60
+    whole = made.sheet("1")
+    assert whole.height > picture.height, "six units, the dead one crossed out"
+    with pytest.raises(UsageError, match="no unit of 4 is named"):
+        made.sheet("4", [])
+    with pytest.raises(UsageError, match="out of range"):
+        made.sheet("4", [99])
