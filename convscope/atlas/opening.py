@@ -21,7 +21,9 @@ CODE = ("file", "module")  # specifiers that run code: an atlas from elsewhere d
 def network_of(folder: Path, meta: Mapping[str, Any], given: Any = None) -> Classifier:
     """The classifier that an atlas was made of. ``given``: a Scope, Classifier, module or specifier to take for it."""
     found = _found(folder, meta, getattr(given, "classifier", given))
-    if other := differences(identity(found), meta[MADE_OF]):
+    other = differences(identity(found), meta[MADE_OF])
+    other += ["framing"] if found.framing != framing_of(meta) else []
+    if other:
         raise UsageError(f"{folder} is an atlas of another model: {found.name} has other {' and '.join(other)}")
     return found
 

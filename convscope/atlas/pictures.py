@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from convscope.errors import ConvscopeError
 from convscope.images.colour import Box
 from convscope.images.show import png_of
 from convscope.models.classifier import Classifier
+from convscope.optvis.patterns import Patterns
 from convscope.optvis.plan import BUDGET_MIB
 from convscope.optvis.visualize import plan_patterns
 
@@ -127,13 +128,27 @@ class Pictures:
         boxes: dict[tuple[int, int], Box] = self.store.boxes(number, PHOTO) if patched else {}
         projector, label = self.projector(layer["address"]), f"{layer['address']}: projections"
         made = render(projector, self._canvas, neurons, methods, boxes, self.troubles, control=control, label=label)
-        for rows in made:
-            self._keep(number, rows)
+        with self._written() as store:
+            for rows in made:
+                self._keep(store, number, rows)
 
-    def _keep(self, layer: int, rows: Sequence[Render]) -> None:
-        """In the store; where that cannot be written, as on a read-only disk, in memory."""
+    @contextmanager
+    def _written(self) -> Iterator[Store | None]:
+        """The store to write to; None where it cannot be, as on a read-only disk."""
         try:
-            with closing(Store(self.folder, write=True)) as store, store.transaction():
+            store = Store(self.folder, write=True)
+        except ConvscopeError:
+            yield None
+            return
+        with closing(store):
+            yield store
+
+    def _keep(self, store: Store | None, layer: int, rows: Sequence[Render]) -> None:
+        """In the store; where that takes none, in memory."""
+        try:
+            if store is None:
+                raise ConvscopeError("there is nothing to write to")
+            with store.transaction():
                 store.put("renders", ((layer, *row) for row in rows))
         except ConvscopeError:
             if len(self._unkept) > UNKEPT:
@@ -150,19 +165,19 @@ class Pictures:
         if not missing:
             return
         job = plan_patterns(self.classifier, layer["address"], units=missing, budget=budget)
-        for rows, patterns in job.batches():
-            told = [json.dumps({"verdict": patterns.verdicts[i]}) for i in range(len(rows))]
-            nowhere = (None, None, None, None)
-            pictures = [png_of(patterns.picture(i)) for i in range(len(rows))]
-            self._keep(
-                layer["layer"],
-                [
-                    (missing[row], NO_IMAGE, PATTERN, picture, *nowhere, about)
-                    for row, picture, about in zip(rows, pictures, told, strict=True)
-                ],
-            )
+        with self._written() as store:
+            for rows, patterns in job.batches():
+                made = [
+                    (missing[row], NO_IMAGE, PATTERN, png_of(patterns.picture(i)), *[None] * 4, _verdict(patterns, i))
+                    for i, row in enumerate(rows)
+                ]
+                self._keep(store, layer["layer"], made)
 
     def pattern(self, layer: Row, unit: int) -> Picture | None:
         """What a unit wants to see, if that was made."""
         row = self.store.renders(layer["layer"], unit).get((NO_IMAGE, PATTERN))
         return None if row is None else Picture.of(row)
+
+
+def _verdict(patterns: Patterns, row: int) -> str:
+    return json.dumps({"verdict": patterns.verdicts[row]})

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,11 @@ class Store:
     """The database of an atlas's folder. ``write``: by the one that builds it; else it is opened to be read."""
 
     def __init__(self, folder: Path, *, write: bool = False) -> None:
-        self.file = folder / FILE
+        self.file, self._writes = folder / FILE, write
         if not write and not self.file.is_file():
             raise UsageError(f"{folder} is no atlas: it has no {FILE}")
         with self._told():
-            where = f"{self.file.resolve().as_uri()}?mode={'rwc' if write else 'ro'}"
-            self._open = sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False)
-            self._open.row_factory = sqlite3.Row
+            self._open = self._connected()
             if write:
                 self._open.execute("PRAGMA journal_mode = WAL")
             schema = self._schema()
@@ -112,7 +111,25 @@ class Store:
             elif schema != SCHEMA:
                 raise UsageError(f"{self.file} has schema {schema}, this convscope reads {SCHEMA}: build it anew")
 
+    def _connected(self) -> sqlite3.Connection:
+        connect = partial(sqlite3.connect, uri=True, isolation_level=None, check_same_thread=False)
+        place = self.file.resolve().as_uri()
+        found = connect(f"{place}?mode={'rwc' if self._writes else 'ro'}")
+        if not self._writes:
+            try:
+                found.execute("SELECT * FROM sqlite_master").fetchone()
+            except sqlite3.OperationalError:  # readers leave their marks beside it, where the disk lets them
+                found.close()
+                found = connect(f"{place}?mode=ro&immutable=1")
+        found.row_factory = sqlite3.Row
+        return found
+
     def close(self) -> None:
+        if self._writes:
+            # All in the one file, where no reader is at work: it may be copied alone, and lie on a read-only disk.
+            with suppress(sqlite3.Error):
+                self._open.execute("PRAGMA busy_timeout = 0")
+                self._open.execute("PRAGMA journal_mode = DELETE")
         self._open.close()
 
     def _schema(self) -> int | None:

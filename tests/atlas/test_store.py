@@ -1,14 +1,20 @@
 """The database: what is put in comes out in order; readers see whole transactions; failures lose nothing."""
 
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from convscope.atlas.store import COLUMNS, FILE, ORDERS, SCHEMA, Store
 from convscope.errors import ConvscopeError, UsageError
 
+ROOT = Path(__file__).resolve().parents[2]
 LAYERS = [
     (0, "features.0", "Conv2d", 3, 12, 10, "exact", 3, 3, 1.0, 1.0),
     (1, "head", "Linear", 2, None, None, "whole", 24, 20, None, None),
@@ -71,6 +77,37 @@ def test_patches_come_by_kind_and_rank_with_the_names_of_their_photos(store):
         ("top", 1, "a.png", 7.5, 3),
     ]
     assert store.patches(1, 0)[0]["col"] is None
+
+
+NOBODY = """
+import os, sys
+from pathlib import Path
+from convscope.atlas.store import Store
+if os.geteuid() == 0:
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+store = Store(Path(sys.argv[1]))
+print(store.classes(), store.unit(0, 2)["selectivity"])
+"""
+
+
+def test_it_is_read_where_nothing_can_be_written(folder):
+    """Also one that was left in the midst of a reader's work, whose marks on the disk are not there."""
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        shutil.copy(folder / FILE, place)
+        with closing(sqlite3.connect(Path(place, FILE))) as opened:
+            opened.execute("PRAGMA journal_mode = WAL")
+        os.chmod(Path(place, FILE), 0o444)
+        os.chmod(place, 0o555)
+        done = subprocess.run(
+            [sys.executable, "-c", NOBODY, place], capture_output=True, text=True, check=False, cwd=ROOT
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "['cat', 'dog'] 0.75\n"
+
+
+def test_a_closed_store_is_one_file(folder):
+    assert {file.name for file in folder.iterdir()} == {FILE}
 
 
 @pytest.mark.parametrize("order", ORDERS)
