@@ -12,7 +12,7 @@ from PIL import Image
 from convscope.atlas.filters import filter_picture
 from convscope.atlas.pictures import Picture
 from convscope.atlas.renders import PHOTO, control_of
-from convscope.errors import ModelError
+from convscope.errors import ConvscopeError
 from convscope.images.charting import defaults, drawn, use_fonts_for
 from convscope.images.lettering import Line
 from convscope.images.sheet import contact_sheet, headed, outlined, stacked
@@ -31,8 +31,15 @@ def card(unit: Unit, methods: Sequence[str], control: bool) -> Image.Image:
     """See ``Unit.card``."""
     if unit.dead:
         return headed(Image.new("RGB", (WIDTH, 8), "white"), f"{_title(unit)}\n{_numbers(unit)}")
-    strips = [*_top(unit, methods, control), *_others(unit), _charts(unit)]
-    picture = headed(stacked(strips), _numbers(unit))
+    missing: list[str] = []
+    strips = [*_top(unit, methods, control, missing)]
+    for more in (_others, _seen, _near):
+        try:
+            strips += more(unit)
+        except ConvscopeError as error:  # such as a network that is not at hand: what is kept can be looked at
+            missing.append(str(error))
+    told = [_numbers(unit), *(f"Not all can be shown: {reason}." for reason in dict.fromkeys(missing))]
+    picture = headed(stacked([*strips, _charts(unit)]), " ".join(told))
     return contact_sheet([picture], tile=max(picture.size), columns=1, title=_title(unit))
 
 
@@ -65,12 +72,17 @@ def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3g}"
 
 
-def _top(unit: Unit, methods: Sequence[str], control: bool) -> list[Image.Image]:
+def _top(unit: Unit, methods: Sequence[str], control: bool, missing: list[str]) -> list[Image.Image]:
     """The strongest patches, and below each its projections and their controls."""
     patches = unit.top[:COLUMNS]
-    if control and not _has_control(unit):
-        control = False
-    found = unit.atlas.pictures(unit.layer, [unit.neuron(patch) for patch in patches], methods, control=control)
+    neurons = [unit.neuron(patch) for patch in patches]
+    found = unit.atlas.pictures(unit.layer, neurons, methods)
+    if control:
+        try:
+            found = unit.atlas.pictures(unit.layer, neurons, methods, control=True)
+        except ConvscopeError as error:  # not every network can be copied
+            missing.append(str(error))
+            control = False
     shown = [patch for patch in patches if (unit.number, patch.number, PHOTO) in found]
     strips = [_strip(unit, shown, PHOTO, found, [_about(patch) for patch in shown], _of_field(unit))]
     for method in methods:
@@ -81,14 +93,6 @@ def _top(unit: Unit, methods: Sequence[str], control: bool) -> list[Image.Image]
             title = f"control: {method} from the same places, of the strongest unit there when all weights are shuffled"
             strips.append(_strip(unit, shown, control_of(method), found, None, title))
     return strips
-
-
-def _has_control(unit: Unit) -> bool:
-    """Not every network can be copied."""
-    try:
-        return unit.atlas.projector(unit.layer).control is not None
-    except ModelError:
-        return False
 
 
 def _of_field(unit: Unit) -> str:
@@ -126,7 +130,7 @@ def _strip(
 
 
 def _others(unit: Unit) -> list[Image.Image]:
-    """What does not flatter: photos about the median and at random; and the neighbours, each by its strongest patch."""
+    """What does not flatter: photos about the median and at random."""
     strips = []
     for patches, title in (
         (unit.middle, "photos about the median: what it makes of an ordinary one"),
@@ -136,7 +140,7 @@ def _others(unit: Unit) -> list[Image.Image]:
         shown = [patch for patch in patches if (unit.number, patch.number, PHOTO) in found]
         if shown:
             strips.append(_strip(unit, shown, PHOTO, found, [_about(patch) for patch in shown], title))
-    return [*strips, *_seen(unit), *_near(unit)]
+    return strips
 
 
 def _seen(unit: Unit) -> list[Image.Image]:
@@ -153,6 +157,7 @@ def _seen(unit: Unit) -> list[Image.Image]:
 
 
 def _near(unit: Unit) -> list[Image.Image]:
+    """The neighbours, each by its strongest patch."""
     tiles, labels = [], []
     for address, correlation in unit.neighbours:
         other = unit.atlas.unit(address)

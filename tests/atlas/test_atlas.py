@@ -280,3 +280,17 @@ def test_a_sheet_of_units_shows_projections_beside_patches(made):
         made.sheet("4", [])
     with pytest.raises(UsageError, match="out of range"):
         made.sheet("4", [99])
+
+
+def test_a_card_shows_what_is_kept_where_the_network_is_not_at_hand(made, tmp_path):
+    whole = made.units("4", dead=False)[0]
+    whole.card()
+    shutil.copytree(made.folder, tmp_path / "atlas")
+    store = building.Store(tmp_path / "atlas", write=True)
+    with store.transaction():
+        store._open.execute("DELETE FROM renders WHERE what LIKE '%control'")
+    store.close()
+    alone = Atlas(tmp_path / "atlas").unit(whole.address)
+    assert 600 < alone.card().height < whole.card().height
+    with pytest.raises(UsageError, match="is an atlas of a model in Python"):
+        alone.card(["deconvnet"])
