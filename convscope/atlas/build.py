@@ -39,7 +39,9 @@ from convscope.models.classifier import Classifier
 from convscope.parallel import accelerated, from_first, gathered, most
 from convscope.progress import cancelled, track
 
-AT_ONCE = 32  # images in a batch: always the same ones, so that a pass that was cut off gives the same figures
+# Images in a batch: always the same ones, so that a pass that was cut off gives the same figures.
+AT_ONCE = {"cpu": 32}  # elsewhere MANY
+MANY = 256
 SECONDS = 60.0  # between two times of putting away, or longer where that takes long; 0: after each batch
 DONE, SIZE, COMPLETE, STATE, MADE_OF = "batches done", "batch", "complete", "state", "made of"
 ALIKE = 0.02  # the answers of one network on two devices, one of which rounds products to ten bits
@@ -164,14 +166,23 @@ def _opened(job: Build, stack: ExitStack) -> Store:
         store.put("images", _image_rows(job.photos))
         store.put("classes", enumerate(job.photos.catalog.classes))
         store.put("layers", _layer_rows(job))
-        store.set_meta({MADE_OF: wanted, DONE: 0, SIZE: AT_ONCE, COMPLETE: False, STATE: [], "versions": versions})
+        store.set_meta(
+            {
+                MADE_OF: wanted,
+                DONE: 0,
+                SIZE: AT_ONCE.get(job.classifier.device.type, MANY),
+                COMPLETE: False,
+                STATE: [],
+                "versions": versions,
+            }
+        )
         store.set_meta({**told, **job.told})
     return store
 
 
 def _so_far(store: Store | None) -> tuple[int, bool, list[str], int]:
     meta = store.meta() if store is not None else {}
-    return meta.get(DONE, 0), meta.get(COMPLETE, False), meta.get(STATE, []), meta.get(SIZE, AT_ONCE)
+    return meta.get(DONE, 0), meta.get(COMPLETE, False), meta.get(STATE, []), meta.get(SIZE, MANY)
 
 
 def _image_rows(photos: Photos) -> Iterator[tuple[Any, ...]]:

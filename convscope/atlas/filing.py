@@ -17,6 +17,7 @@ from torch import Tensor
 
 from convscope.atlas.neighbours import duplicates, neighbours
 from convscope.atlas.sample import PLACED
+from convscope.atlas.statistics import precise
 from convscope.atlas.store import Store
 from convscope.atlas.streaming import Figures
 from convscope.atlas.topk import NOWHERE
@@ -81,7 +82,7 @@ def write_units(store: Store, layers: Sequence[str], figures: Mapping[str, Figur
 
 def _quantiles(maxima: Tensor) -> Tensor:
     """Of each unit's maxima on the sampled images, "quantiles units"; NaN where none was seen yet."""
-    seen = maxima[~maxima.isnan().any(1)].double()
+    seen = precise(maxima[~maxima.isnan().any(1)])
     if not len(seen):
         return torch.full((len(QUANTILES), maxima.shape[1]), torch.nan)
     return torch.quantile(seen, torch.tensor(QUANTILES, dtype=torch.float64, device=seen.device), dim=0)
@@ -106,7 +107,8 @@ def _patches(own: Figures) -> Iterator[tuple[Any, ...]]:
     maxima, places, numbers = maxima[there], own.sample.places[there], own.sample.numbers[there.cpu()]
     if not len(maxima):
         return
-    middle = (maxima - maxima.double().quantile(0.5, dim=0)).abs().sort(dim=0, stable=True).indices[:EXAMPLES]
+    middle = (precise(maxima) - precise(maxima).quantile(0.5, dim=0)).abs().sort(dim=0, stable=True).indices[:EXAMPLES]
+    middle = middle.to(maxima.device)
     random = torch.arange(min(EXAMPLES, len(maxima)), device=maxima.device)[:, None].expand(-1, maxima.shape[1])
     for kind, chosen in (("random", random), ("middle", middle)):
         found = maxima.gather(0, chosen).T, numbers.to(chosen.device)[chosen].T, places.gather(0, chosen).T

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from convscope.atlas.statistics import precise
+
 NEAREST = 8
 SAME = 1 - 1e-5  # a correlation from which two units are one and the same up to scale
 PART = 512  # units whose correlations with all are computed at once
@@ -16,7 +18,8 @@ def neighbours(maxima: Tensor, nearest: int = NEAREST) -> tuple[Tensor, Tensor]:
     ``maxima``: spatial maxima "images units"; images with NaN are left out. Of equal correlations the unit with the
     lower number comes first. Units that never change have none: -1 and NaN, as has what is beyond the number of units.
     """
-    seen = maxima[~maxima.isnan().any(1)].double()
+    maxima = precise(maxima)
+    seen = maxima[~maxima.isnan().any(1)]
     units = seen.shape[1]
     others = torch.full((units, nearest), -1, dtype=torch.int64, device=maxima.device)
     found = torch.full((units, nearest), torch.nan, dtype=torch.float64, device=maxima.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,21 @@ def sampled(count: int, size: int = IMAGES) -> np.ndarray:
     """The numbers of the images in the sample, at random but for ever the same: those whose numbers hash lowest."""
     order = np.argsort(mixed(np.arange(count, dtype=np.uint64) ^ np.uint64(SEED)), kind="stable")
     return order[:size].astype(np.int64)
+
+
+class Drawn(NamedTuple):
+    """Which rows of a batch are in the sample, where there, and of which places are kept (row and slot)."""
+
+    rows: Tensor
+    slots: Tensor
+    placed: list[tuple[int, int]]
+
+    @classmethod
+    def of(cls, slots: np.ndarray, device: torch.device) -> Drawn:
+        """From each image's slot, -1 for most. Worked out once for all layers."""
+        rows = np.flatnonzero(slots >= 0)
+        placed = [(row, int(slots[row])) for row in rows.tolist() if slots[row] < PLACED]
+        return cls(torch.from_numpy(rows).to(device), torch.from_numpy(slots[rows]).to(device), placed)
 
 
 @dataclass(eq=False)
@@ -42,16 +58,14 @@ class Sample:
             torch.full((min(count, PLACED), units), -1, dtype=torch.int32, device=like.device),
         )
 
-    def update(self, outputs: Features | Logits, best: Tensor, images: np.ndarray, slots: np.ndarray) -> None:
-        """Take in a batch. ``slots``: each image's row in the sample, -1 for most."""
-        rows = np.flatnonzero(slots >= 0)
-        if not len(rows):
+    def update(self, outputs: Features | Logits, best: Tensor, drawn: Drawn) -> None:
+        """Take in what of a batch is in the sample."""
+        if not len(drawn.rows):
             return
-        self.maxima[torch.from_numpy(slots[rows])] = best[torch.from_numpy(rows)]
-        if outputs.ndim < 3:
-            return
-        for row in rows[slots[rows] < len(self.places)].tolist():
-            self.places[int(slots[row])] = first_argmax(outputs[row].flatten(1)).int()
+        self.maxima[drawn.slots] = best[drawn.rows]
+        if outputs.ndim > 2:
+            for row, slot in drawn.placed:
+                self.places[slot] = first_argmax(outputs[row].flatten(1)).int()
 
     def merge(self, other: Sample) -> None:
         """Take in what another has seen of the same sample."""

@@ -6,11 +6,39 @@ Sums are kept in float64, so their rounding does not grow with the data set; mem
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from convscope.types import Features, Logits
+
+
+class Labels(NamedTuple):
+    """Which rows of a batch have a class, which, and how many there are of each."""
+
+    rows: Tensor
+    classes: Tensor
+    members: Tensor
+
+    @classmethod
+    def of(cls, labels: np.ndarray, classes: int, device: torch.device) -> Labels:
+        """From a class for each image, -1 where there is none. Worked out once for all layers, without the GPU."""
+        rows = np.flatnonzero(labels >= 0)
+        known = labels[rows].astype(np.int64)
+        members = np.bincount(known, minlength=classes).astype(np.float64)
+        return cls(*(torch.from_numpy(one).to(held_on(device)) for one in (rows, known, members)))
+
+
+def precise(values: Tensor) -> Tensor:
+    """In float64, for which values of a device that has none go to the CPU."""
+    return values.to(held_on(values.device)).double()
+
+
+def held_on(device: torch.device) -> torch.device:
+    """Where sums are kept: on the device, unless that knows no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 @dataclass(eq=False)
@@ -30,24 +58,23 @@ class Statistics:
     @classmethod
     def empty(cls, units: int, classes: int, like: Tensor) -> Statistics:
         def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64, device=like.device)
+            return torch.zeros(shape, dtype=torch.float64, device=held_on(like.device))
 
         return cls(0.0, zeros(units), zeros(units), zeros(units), zeros(classes, units), zeros(classes))
 
-    def update(self, outputs: Features | Logits, labels: Tensor) -> None:
-        """Take in a batch: a layer's ``outputs`` and the images' classes, -1 where there is none."""
+    def update(self, outputs: Features | Logits, labels: Labels) -> None:
+        """Take in a batch: a layer's ``outputs``, and the classes of the images that have one."""
         maps = outputs if outputs.ndim > 2 else outputs[:, :, None]
         places, dims = maps.shape[2:].numel(), tuple(range(2, maps.ndim))
         # Each image's own figures in the dtype of the maps, which is one fast pass each; then in float64.
-        means = maps.sum(dims).double() / places
-        squares = torch.linalg.vector_norm(maps, dim=dims).double().square() - means.square() * places
-        active = maps.sign().clamp_(min=0).sum(dims).double().sum(0)
+        means = precise(maps.sum(dims)) / places
+        squares = precise(torch.linalg.vector_norm(maps, dim=dims)).square() - means.square() * places
+        active = precise(maps.sign().clamp_(min=0).sum(dims)).sum(0)
         mean = means.mean(0)
         batch = squares.clamp(min=0).sum(0) + (means - mean).square().sum(0) * places
         self._add(float(places * len(maps)), mean, batch, active)
-        known = labels >= 0
-        self.by_class.index_add_(0, labels[known], means[known])
-        self.members += torch.bincount(labels[known], minlength=len(self.members)).double()
+        self.by_class.index_add_(0, labels.classes, means[labels.rows])
+        self.members += labels.members
 
     def merge(self, other: Statistics) -> None:
         """Take in what another has seen."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from convscope.atlas.sample import Sample, sampled
-from convscope.atlas.statistics import Statistics
+from convscope.atlas.sample import Drawn, Sample, sampled
+from convscope.atlas.statistics import Labels, Statistics, held_on
 from convscope.atlas.topk import TopK
 from convscope.errors import ConvscopeError, UsageError
 from convscope.instrument.record import record
@@ -59,11 +59,20 @@ class Figures:
             held = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
             if not held:
                 return None
-            at = {key: value if key == "numbers" else value.to(device) for key, value in held.items()}
+            where = held_on(device) if kind is Statistics else device
+            at = {key: value if key == "numbers" else value.to(where) for key, value in held.items()}
             return kind(**{key: float(value) if key == "count" else value for key, value in at.items()})
 
         parts = part(TopK, "top"), part(Statistics, "statistics"), part(Sample, "sample")
         return cls(*parts, tuple(tensors["maps"].tolist()))
+
+
+class _Batch(NamedTuple):
+    """What is the same for all layers."""
+
+    numbers: Tensor
+    labels: Labels
+    drawn: Drawn
 
 
 class Pass:
@@ -94,18 +103,24 @@ class Pass:
 
         Call it ``undisturbed``, without gradients.
         """
-        told = torch.from_numpy(numbers).to(images.device), torch.from_numpy(labels.astype(np.int64)).to(images.device)
-        looks = {layer: partial(self._look, layer, numbers, *told) for layer in self.layers}
+        batch = _Batch(
+            torch.from_numpy(numbers).to(images.device),
+            Labels.of(labels, self.classes, images.device),
+            Drawn.of(self._slots[numbers], images.device),
+        )
+        finite: dict[str, Tensor] = {}
+        looks = {layer: partial(self._look, layer, batch, finite) for layer in self.layers}
         with record(self.classifier.network, self.layers, stop=True, reduce=looks) as kept:
             self.classifier(images)
         if missing := [layer for layer in self.layers if layer not in kept]:
             _ = kept[missing[0]]  # which says why
+        if not bool(torch.stack(list(finite.values())).all()):  # asked once for all layers
+            layer = next(layer for layer, held in finite.items() if not bool(held))
+            raise ConvscopeError(f"layer {layer} gives NaN or infinity: check the model's weights, mean and std")
 
-    def _look(
-        self, layer: str, numbers: np.ndarray, images: Tensor, labels: Tensor, outputs: Features | Logits
-    ) -> None:
+    def _look(self, layer: str, batch: _Batch, finite: dict[str, Tensor], outputs: Features | Logits) -> None:
         outputs = outputs.detach()
-        if outputs.ndim not in (2, 4) or len(outputs) != len(images):
+        if outputs.ndim not in (2, 4) or len(outputs) != len(batch.numbers):
             raise UsageError(f"layer {layer} gives {tuple(outputs.shape[1:])} an image: neither maps nor numbers")
         if not outputs.is_floating_point():
             raise UsageError(f"layer {layer} gives {outputs.dtype}, which is no activation")
@@ -114,12 +129,11 @@ class Pass:
         if own is None:
             own = self.figures[layer] = self._begin(outputs)
         best = peaks(outputs)
-        if not bool(best.isfinite().all()):
-            raise ConvscopeError(f"layer {layer} gives NaN or infinity: check the model's weights, mean and std")
-        own.top.update(outputs, best, images)
+        finite[layer] = best.isfinite().all()
+        own.top.update(outputs, best, batch.numbers)
         if own.statistics is not None and own.sample is not None:
-            own.statistics.update(outputs, labels)
-            own.sample.update(outputs, best, numbers, self._slots[numbers])
+            own.statistics.update(outputs, batch.labels)
+            own.sample.update(outputs, best, batch.drawn)
 
     def _begin(self, outputs: Tensor) -> Figures:
         units = outputs.shape[1]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convscope.instrument.target import first_argmax, peaks
+from convscope.instrument.target import first_argmax
 from convscope.types import Features, Logits
 
+AT_ONCE_KNOWN = {"cpu"}  # devices that are never waited for
 NOWHERE = -1  # row and column of a layer without maps; the image where there are fewer than k
 
 
@@ -37,23 +38,29 @@ class TopK:
         """Take in a batch: a layer's ``outputs``, their ``peaks`` "b units" and the images' numbers, ascending.
 
         Most units of most batches have nothing new; of those that have, only the maps that count are looked at for the
-        place of their maximum.
+        place of their maximum. An accelerator would have to be waited for to know which they are: there it is all.
         """
-        rows = (best > self.value[:, -1]).any(0).nonzero().squeeze(1)
-        if not len(rows):
-            return
-        k = self.value.shape[1]
+        k, known = self.value.shape[1], best.device.type in AT_ONCE_KNOWN
+        rows = torch.arange(len(self.value), device=best.device)
+        if known:
+            rows = (best > self.value[:, -1]).any(0).nonzero().squeeze(1)
+            if not len(rows):
+                return
         values = torch.cat([self.value[rows], best[:, rows].T], 1)
         values, order = values.sort(dim=1, descending=True, stable=True)  # what was there is earlier
-        order = order[:, :k]
+        values, order = values[:, :k], order[:, :k]
         numbers = torch.cat([self.image[rows], images.expand(len(rows), -1)], 1)
         places = torch.cat([self.place[rows], torch.full_like(best[:, rows].T, NOWHERE, dtype=torch.int64)], 1)
-        self.value[rows], self.image[rows] = values[:, :k], numbers.gather(1, order)
         found = places.gather(1, order)
         if outputs.ndim > 2:
-            at, rank = ((order >= k) & (values[:, :k] > -torch.inf)).nonzero(as_tuple=True)
-            found[at, rank] = first_argmax(outputs[order[at, rank] - k, rows[at]].flatten(1))
-        self.place[rows] = found
+            new = (order >= k) & (values > -torch.inf)
+            if known:
+                at, rank = new.nonzero(as_tuple=True)
+                found[at, rank] = first_argmax(outputs[order[at, rank] - k, rows[at]].flatten(1))
+            else:
+                maps = outputs[(order - k).clamp(min=0), rows[:, None]].flatten(2)
+                found = torch.where(new, first_argmax(maps.flatten(0, 1)).view_as(found), found)
+        self.value[rows], self.image[rows], self.place[rows] = values, numbers.gather(1, order), found
 
     def merged(self, other: TopK) -> TopK:
         """The top-k of what both have seen; neither saw an image of the other's."""
@@ -64,10 +71,3 @@ class TopK:
         order = first.gather(1, value.gather(1, first).sort(dim=1, descending=True, stable=True).indices)
         order = order[:, : self.value.shape[1]]
         return TopK(value.gather(1, order), image.gather(1, order), place.gather(1, order))
-
-
-def topk_of(outputs: Features | Logits, images: Tensor, k: int) -> TopK:
-    """Of one batch."""
-    found = TopK.empty(outputs.shape[1], k, outputs)
-    found.update(outputs, peaks(outputs), images)
-    return found

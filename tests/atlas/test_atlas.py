@@ -176,7 +176,7 @@ def test_a_model_by_name_is_found_again(photos, tmp_path):
 
 
 def test_an_atlas_that_is_only_begun_shows_what_is_known(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "AT_ONCE", 8)
+    monkeypatch.setitem(building.AT_ONCE, "cpu", 8)
     asked = iter([False, True])
     monkeypatch.setattr(building, "cancelled", lambda: next(asked))
     with pytest.raises(Cancelled, match="the same command goes on with it"):

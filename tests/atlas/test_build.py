@@ -31,7 +31,7 @@ import os, sys
 from pathlib import Path
 from convscope.atlas import build as module
 from tests.atlas.test_build import job_of
-module.AT_ONCE = 8
+module.AT_ONCE["cpu"] = 8
 put_away = module._put_away
 module._put_away = lambda *told: os._exit(9) if told[3] == 3 else put_away(*told)
 module.build(job_of(Path(sys.argv[1]), Path(sys.argv[2])), workers=0, every=0)
@@ -61,7 +61,7 @@ def source(tmp_path_factory):
 @pytest.fixture
 def own(source, tmp_path, monkeypatch):
     """Photos of one's own, to be broken; batches of eight."""
-    monkeypatch.setattr(module, "AT_ONCE", 8)
+    monkeypatch.setitem(module.AT_ONCE, "cpu", 8)
     shutil.copytree(source, tmp_path / "photos")
     return tmp_path / "photos"
 

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from convscope.atlas import topk
 from convscope.atlas.sample import PLACED, sampled
 from convscope.atlas.streaming import Figures, Pass
 from convscope.errors import ConvscopeError
@@ -148,6 +149,19 @@ def test_shards_batches_and_k_make_no_difference(case, data):
         for name in ("mean", "std", "class_means"):
             pair = (getattr(held.statistics, name) for held in (one, other))
             assert torch.allclose(*pair, rtol=1e-9, atol=1e-9)
+
+
+def test_a_device_that_would_be_waited_for_gives_the_same(case, monkeypatch):
+    """As an accelerator takes it in: no unit is told apart."""
+    rng = np.random.default_rng(3)
+    batches = [np.sort(part) for part in np.array_split(rng.permutation(COUNT), 6)]
+    known = passed(case, batches)
+    monkeypatch.setattr(topk, "AT_ONCE_KNOWN", set())
+    unknown = passed(case, batches)
+    for layer in LAYERS:
+        for name in ("value", "image", "place"):
+            one, other = (getattr(found.figures[layer].top, name) for found in (known, unknown))
+            assert torch.equal(one, other), (layer, name)
 
 
 def test_what_is_put_away_comes_back(case):
