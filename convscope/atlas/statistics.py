@@ -14,6 +14,8 @@ from torch import Tensor
 
 from convscope.types import Features, Logits
 
+CACHED = 2**19  # bytes of maps that a core's cache holds
+
 
 class Labels(NamedTuple):
     """Which rows of a batch have a class, which, and how many there are of each."""
@@ -29,6 +31,34 @@ class Labels(NamedTuple):
         known = labels[rows].astype(np.int64)
         members = np.bincount(known, minlength=classes).astype(np.float64)
         return cls(*(torch.from_numpy(one).to(held_on(device)) for one in (rows, known, members)))
+
+
+class Seen(NamedTuple):
+    """Of each unit's map in each image, "b units": the maximum, the sum, the Euclidean norm and the places above zero;
+    and how many places there are."""
+
+    best: Tensor
+    sums: Tensor
+    norms: Tensor
+    active: Tensor
+    places: int
+
+    @classmethod
+    def of(cls, outputs: Features | Logits) -> Seen:
+        """Of a layer's outputs. On a CPU some maps at a time, so few that they are still in its cache for the next
+        figure: memory would be the bound."""
+        maps = outputs.flatten(2) if outputs.ndim > 2 else outputs[:, :, None]
+        if maps.device.type != "cpu" or not maps.is_contiguous():
+            return cls(*_figures(maps), maps.shape[2])
+        rows = maps.flatten(0, 1)
+        parts = [_figures(part) for part in rows.split(max(1, CACHED // (rows.shape[1] * rows.element_size())))]
+        best, sums, norms, active = (torch.cat(one).view(maps.shape[:2]) for one in zip(*parts, strict=True))
+        return cls(best, sums, norms, active, maps.shape[2])
+
+
+def _figures(maps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    active = maps.sign().clamp_(min=0).sum(-1)
+    return maps.amax(-1), maps.sum(-1), torch.linalg.vector_norm(maps, dim=-1), active
 
 
 def precise(values: Tensor) -> Tensor:
@@ -62,17 +92,16 @@ class Statistics:
 
         return cls(0.0, zeros(units), zeros(units), zeros(units), zeros(classes, units), zeros(classes))
 
-    def update(self, outputs: Features | Logits, labels: Labels) -> None:
-        """Take in a batch: a layer's ``outputs``, and the classes of the images that have one."""
-        maps = outputs if outputs.ndim > 2 else outputs[:, :, None]
-        places, dims = maps.shape[2:].numel(), tuple(range(2, maps.ndim))
-        # Each image's own figures in the dtype of the maps, which is one fast pass each; then in float64.
-        means = precise(maps.sum(dims)) / places
-        squares = precise(torch.linalg.vector_norm(maps, dim=dims)).square() - means.square() * places
-        active = precise(maps.sign().clamp_(min=0).sum(dims)).sum(0)
+    def update(self, seen: Seen, labels: Labels) -> None:
+        """Take in a batch, and the classes of the images that have one."""
+        places = seen.places
+        # Each image's own figures are in the dtype of the maps; from here on it is float64.
+        means = precise(seen.sums) / places
+        squares = precise(seen.norms).square() - means.square() * places
+        active = precise(seen.active).sum(0)
         mean = means.mean(0)
         batch = squares.clamp(min=0).sum(0) + (means - mean).square().sum(0) * places
-        self._add(float(places * len(maps)), mean, batch, active)
+        self._add(float(places * len(means)), mean, batch, active)
         self.by_class.index_add_(0, labels.classes, means[labels.rows])
         self.members += labels.members
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from convscope.atlas.sample import Drawn, Sample, sampled
-from convscope.atlas.statistics import Labels, Statistics, held_on
+from convscope.atlas.statistics import Labels, Seen, Statistics, held_on
 from convscope.atlas.topk import TopK
 from convscope.errors import ConvscopeError, UsageError
 from convscope.instrument.record import record
@@ -128,11 +128,12 @@ class Pass:
         own = self.figures.get(layer)
         if own is None:
             own = self.figures[layer] = self._begin(outputs)
-        best = peaks(outputs)
+        seen = Seen.of(outputs) if own.statistics is not None else None
+        best = seen.best if seen is not None else peaks(outputs)
         finite[layer] = best.isfinite().all()
         own.top.update(outputs, best, batch.numbers)
-        if own.statistics is not None and own.sample is not None:
-            own.statistics.update(outputs, batch.labels)
+        if seen is not None and own.statistics is not None and own.sample is not None:
+            own.statistics.update(seen, batch.labels)
             own.sample.update(outputs, best, batch.drawn)
 
     def _begin(self, outputs: Tensor) -> Figures:

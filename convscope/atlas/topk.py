@@ -56,7 +56,7 @@ class TopK:
             new = (order >= k) & (values > -torch.inf)
             if known:
                 at, rank = new.nonzero(as_tuple=True)
-                found[at, rank] = first_argmax(outputs[order[at, rank] - k, rows[at]].flatten(1))
+                found[at, rank] = _first_places(outputs, order[at, rank] - k, rows[at])
             else:
                 maps = outputs[(order - k).clamp(min=0), rows[:, None]].flatten(2)
                 found = torch.where(new, first_argmax(maps.flatten(0, 1)).view_as(found), found)
@@ -71,3 +71,12 @@ class TopK:
         order = first.gather(1, value.gather(1, first).sort(dim=1, descending=True, stable=True).indices)
         order = order[:, : self.value.shape[1]]
         return TopK(value.gather(1, order), image.gather(1, order), place.gather(1, order))
+
+
+def _first_places(outputs: Features, rows: Tensor, units: Tensor) -> Tensor:
+    """Where the maximum of some maps in the CPU's memory is, the first of equal ones, as numpy promises."""
+    if outputs.is_contiguous():  # whole maps are copied, not number by number
+        maps = outputs.flatten(0, 1).index_select(0, rows * outputs.shape[1] + units)
+    else:
+        maps = outputs[rows, units]
+    return torch.from_numpy(maps.flatten(1).numpy().argmax(1))
