@@ -132,7 +132,7 @@ class Atlas:
             found = self.store.patches_of(layer["layer"], "top")
             neurons = [Neuron(*(row[name] for name in ("unit", "image", "row", "col", "value"))) for row in found]
             own = [n for n in neurons if n.unit not in dead and n.unit % share[1] == share[0]]
-            self._pictures.make(layer, own, methods, control=control)
+            self._pictures.make(layer, own, methods, control=control, lasting=True)
         return self.troubles
 
     def patterns(self, layers: Sequence[str] | None = None, units: Sequence[int] | None = None) -> None:

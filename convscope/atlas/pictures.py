@@ -93,9 +93,15 @@ class Pictures:
         return found | {key[1:]: one for key, one in held if key[0] == number and key[1:3] in wanted}
 
     def make(
-        self, layer: Row, neurons: Collection[Neuron], methods: Sequence[str] = (), *, control: bool = False
+        self,
+        layer: Row,
+        neurons: Collection[Neuron],
+        methods: Sequence[str] = (),
+        *,
+        control: bool = False,
+        lasting: bool = False,
     ) -> None:
-        """Make what is missing."""
+        """Make what is missing. ``lasting``: an error where it cannot be kept in the store."""
         number, every = layer["layer"], projecting(methods)
         there = {
             what: self._there(number, what) for what in (PHOTO, *every, *map(control_of, every if control else ()))
@@ -109,7 +115,7 @@ class Pictures:
             if missing or key not in there[PHOTO]:
                 wanting.setdefault(missing, []).append(neuron)
         for names, some in wanting.items():
-            self._make(layer, some, {name: every[name] for name in names}, there[PHOTO], control)
+            self._make(layer, some, {name: every[name] for name in names}, there[PHOTO], control, lasting)
 
     def _there(self, layer: int, what: str) -> set[tuple[int, int]]:
         held = {key[1:3] for key in self._unkept if key[0] == layer and key[3] == what}
@@ -122,6 +128,7 @@ class Pictures:
         methods: Mapping[str, Any],
         patched: set[tuple[int, int]],
         control: bool,
+        lasting: bool,
     ) -> None:
         number = layer["layer"]
         boxes: dict[tuple[int, int], Box] = {}
@@ -132,14 +139,16 @@ class Pictures:
         projector, label = self.projector(layer["address"]), f"{layer['address']}: projections"
         made = render(projector, self._canvas, neurons, methods, boxes, self.troubles, control=control, label=label)
         for rows in made:
-            self._keep(number, rows)
+            self._keep(number, rows, lasting)
 
-    def _keep(self, layer: int, rows: Sequence[Render]) -> None:
-        """In the store; where that cannot be written, as on a read-only disk, in memory."""
+    def _keep(self, layer: int, rows: Sequence[Render], lasting: bool) -> None:
+        """In the store; where that cannot be written, as on a read-only disk, in memory, unless it is to last."""
         try:
             with closing(Store(self.folder, write=True)) as store, store.transaction():
                 store.put("renders", ((layer, *row) for row in rows))
         except ConvscopeError:
+            if lasting:
+                raise
             if len(self._unkept) > UNKEPT:
                 self._unkept.clear()
             names = ("unit", "image", "what", "picture", "top", "left", "bottom", "right", "about")
@@ -164,6 +173,7 @@ class Pictures:
                     (missing[row], NO_IMAGE, PATTERN, picture, *nowhere, about)
                     for row, picture, about in zip(rows, pictures, told, strict=True)
                 ],
+                lasting=True,
             )
 
     def pattern(self, layer: Row, unit: int) -> Picture | None:
