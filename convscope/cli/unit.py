@@ -49,8 +49,11 @@ def unit(
 ) -> None:
     """A unit's card: what excites it, what of that does, and what does not flatter; or a list of units."""
     from convscope.atlas.atlas import Atlas
+    from convscope.cli.files import PICTURES
     from convscope.progress import ConsoleProgress, reporting
 
+    if out is not None and out.suffix.lower() not in PICTURES and not out.is_dir():
+        raise UsageError(f"{out}: save as a picture, such as {out}.png")
     with Atlas(folder, model) as found, reporting(ConsoleProgress()):
         if not found.complete:
             note(f"{folder} is still being built: this is of the photos that were looked at so far")
