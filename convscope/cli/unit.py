@@ -10,7 +10,7 @@ import typer
 from convscope.cli.options import Json
 from convscope.cli.output import emit, note, say, table
 from convscope.cli.values import listed
-from convscope.errors import UsageError
+from convscope.errors import ConvscopeError, UsageError
 
 if TYPE_CHECKING:
     from convscope.atlas.atlas import Atlas
@@ -85,9 +85,13 @@ def _draw(unit: Unit, methods: list[str], out: Path | None) -> list[Path]:
     if not stages:
         return [file]
     grown = file.with_name(f"{file.stem}-evolution.png")
-    with placed(grown) as draft:
-        snapshots = evolution(stages, [unit.address], methods[0], cards / "evolution")
-        sheet(cards / "evolution", snapshots).save(draft)
+    try:
+        with placed(grown) as draft:
+            snapshots = evolution(stages, [unit.address], methods[0], cards / "evolution")
+            sheet(cards / "evolution", snapshots).save(draft)
+    except ConvscopeError as error:  # such as photos that are gone: the figures stand
+        note(f"no picture of how it came to be: {error}")
+        return [file]
     return [file, grown]
 
 
