@@ -61,7 +61,7 @@ def sheet(folder: Path, found: Sequence[Snapshot]) -> Image.Image:
 def _snapshot(epoch: int, unit: Unit, method: str, folder: Path, before: str | None) -> Snapshot:
     patch = unit.top[0]
     pictures = unit.atlas.pictures(unit.layer, [unit.neuron(patch)], [method])
-    if (unit.number, patch.number, PHOTO) not in pictures:
+    if any((unit.number, patch.number, what) not in pictures for what in (PHOTO, method)):
         raise ConvscopeError(unit.atlas.troubles.get(patch.number, f"there is no picture of {patch.image}"))
     seen, back = (pictures[unit.number, patch.number, what] for what in (PHOTO, method))
     name = f"{slug(unit.address)}-{epoch:04d}.png"
