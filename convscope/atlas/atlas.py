@@ -178,6 +178,8 @@ class Atlas:
             with safe_open(self.folder / file, "np") as opened:
                 if f"{layer}/{name}" in opened.keys():  # noqa: SIM118 - it is no dict
                     found = opened.get_slice(f"{layer}/{name}")
+                    if 0 in found.get_shape():  # photos without classes: nothing cannot be sliced
+                        found = opened.get_tensor(f"{layer}/{name}")
                     parts.append(found[:] if unit is None else found[:, unit : unit + 1][:, 0])
         if not parts:
             raise ConvscopeError(f"{self.folder}: nothing is known of it yet, the atlas is only begun")
