@@ -97,6 +97,7 @@ def build(job: Build, *, workers: int | None = None, every: float = SECONDS) -> 
 
 
 def _build(job: Build, workers: int | None, every: float, accelerator: Accelerator) -> None:
+    _agree(job, accelerator)
     with ExitStack() as stack:
         store = _led(accelerator, lambda: _opened(job, stack))
         done, complete, states = from_first(_so_far(store), accelerator)
@@ -108,6 +109,18 @@ def _build(job: Build, workers: int | None, every: float, accelerator: Accelerat
             _look(job, store, running, parts, done, workers, every, accelerator)
         # The files of all are there by now, and the first process puts them together.
         _led(accelerator, lambda: _finish(job, store))
+
+
+def _agree(job: Build, accelerator: Accelerator) -> None:
+    """Several processes look at one network and the same photos; one that is made anew differs in each."""
+    if accelerator.num_processes == 1:
+        return
+    classifier, found = job.classifier, job.photos.catalog
+    weights, photos = zip(*gathered((weights_key(classifier.network), digest(found)), accelerator), strict=True)
+    if len(set(weights)) > 1:
+        raise UsageError(f"{classifier.name} has other weights in each process: load some, weights= or --weights")
+    if len(set(photos)) > 1:
+        raise UsageError(f"{found.source} holds other photos for each process: let all of them see the same")
 
 
 def _led(accelerator: Accelerator, work: Callable[[], T]) -> T | None:
