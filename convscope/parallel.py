@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from convscope.errors import UsageError
+from convscope.errors import ConvscopeError, UsageError
 
 T = TypeVar("T")
 
@@ -90,6 +90,26 @@ def _mode(precision: str, device: torch.device) -> str:
     if precision == "fp16" and device.type != "cuda":
         raise UsageError(f"fp16 needs a CUDA device, not {device.type}: use fp32")
     return "no" if precision == "fp32" else precision
+
+
+@contextmanager
+def led(accelerator: Accelerator) -> Iterator[None]:
+    """The first process does it, then the others do. Its errors are those of all: none is left waiting for it."""
+    if accelerator.num_processes == 1:
+        yield
+        return
+    if not accelerator.is_main_process:
+        failed = from_first(None, accelerator)
+        if failed is not None:
+            raise failed[0](failed[1])
+        yield
+        return
+    try:
+        yield
+    except ConvscopeError as error:
+        from_first((type(error), str(error)), accelerator)
+        raise
+    from_first(None, accelerator)
 
 
 def share(rows: np.ndarray, accelerator: Accelerator) -> np.ndarray:

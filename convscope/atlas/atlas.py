@@ -134,7 +134,7 @@ class Atlas:
             found = self.store.patches_of(layer["layer"], "top")
             neurons = [Neuron(*(row[name] for name in ("unit", "image", "row", "col", "value"))) for row in found]
             own = [n for n in neurons if n.unit not in dead and n.unit % share[1] == share[0]]
-            self._pictures.make(layer, own, methods, control=control)
+            self._pictures.make(layer, own, methods, control=control, lasting=True)
         return self.troubles
 
     def patterns(self, layers: Sequence[str] | None = None, units: Sequence[int] | None = None) -> None:
@@ -185,6 +185,8 @@ class Atlas:
             with safe_open(self.folder / file, "np") as opened:
                 if f"{layer}/{name}" in opened.keys():  # noqa: SIM118 - it is no dict
                     found = opened.get_slice(f"{layer}/{name}")
+                    if 0 in found.get_shape():  # photos without classes: nothing cannot be sliced
+                        found = opened.get_tensor(f"{layer}/{name}")
                     parts.append(found[:] if unit is None else found[:, unit : unit + 1][:, 0])
         if not parts:
             raise ConvscopeError(f"{self.folder}: nothing is known of it yet, the atlas is only begun")

@@ -36,7 +36,7 @@ from convscope.instrument.state import undisturbed
 from convscope.instrument.trace import trace
 from convscope.instrument.weights import answers, weights_key
 from convscope.models.classifier import Classifier
-from convscope.parallel import accelerated, from_first, gathered, most
+from convscope.parallel import accelerated, from_first, gathered, led, most
 from convscope.progress import cancelled, track
 
 # Images in a batch: always the same ones, so that a pass that was cut off gives the same figures.
@@ -115,6 +115,7 @@ def build(job: Build, *, workers: int | None = None, every: float = SECONDS) -> 
 
 
 def _build(job: Build, workers: int | None, every: float, accelerator: Accelerator) -> None:
+    _agree(job, accelerator)
     with ExitStack() as stack:
         store = _led(accelerator, lambda: _opened(job, stack))
         done, complete, states, size = from_first(_so_far(store), accelerator)
@@ -128,27 +129,34 @@ def _build(job: Build, workers: int | None, every: float, accelerator: Accelerat
         _led(accelerator, lambda: _finish(job, store))
 
 
+def _agree(job: Build, accelerator: Accelerator) -> None:
+    """Several processes look at one network and the same photos; one that is made anew differs in each."""
+    if accelerator.num_processes == 1:
+        return
+    classifier, found = job.classifier, job.photos.catalog
+    weights, photos = zip(*gathered((weights_key(classifier.network), digest(found)), accelerator), strict=True)
+    if len(set(weights)) > 1:
+        raise UsageError(f"{classifier.name} has other weights in each process: load some, weights= or --weights")
+    if len(set(photos)) > 1:
+        raise UsageError(f"{found.source} holds other photos for each process: let all of them see the same")
+
+
 def _led(accelerator: Accelerator, work: Callable[[], T]) -> T | None:
     """What the first process does, whose errors are those of all: none is left waiting for it."""
     found: T | None = None
-    error: ConvscopeError | None = None
-    if accelerator.is_main_process:
-        try:
+    with led(accelerator):
+        if accelerator.is_main_process:
             found = work()
-        except ConvscopeError as failed:
-            error = failed
-    told = from_first((type(error), str(error)) if error is not None else None, accelerator)
-    if error is not None:
-        raise error
-    if told is not None:
-        raise told[0](told[1])
     return found
 
 
 def _opened(job: Build, stack: ExitStack) -> Store:
     """The database, held alone until the stack ends, of an atlas that is begun."""
+    layers = list(_layer_rows(job))  # refused before there is a folder
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConvscopeError(f"{job.folder} cannot be made: a file is where a folder should be") from None
     except OSError as error:
         raise ConvscopeError(f"{job.folder} cannot be made: {error.strerror}") from error
     stack.enter_context(alone(job.folder))
@@ -165,7 +173,7 @@ def _opened(job: Build, stack: ExitStack) -> Store:
     with store.transaction():
         store.put("images", _image_rows(job.photos))
         store.put("classes", enumerate(job.photos.catalog.classes))
-        store.put("layers", _layer_rows(job))
+        store.put("layers", layers)
         store.set_meta(
             {
                 MADE_OF: wanted,

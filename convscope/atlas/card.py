@@ -86,12 +86,15 @@ def _top(unit: Unit, methods: Sequence[str], control: bool, missing: list[str]) 
     shown = [patch for patch in patches if (unit.number, patch.number, PHOTO) in found]
     strips = [_strip(unit, shown, PHOTO, found, [_about(patch) for patch in shown], _of_field(unit))]
     for method in methods:
-        own = [found[unit.number, patch.number, method] for patch in shown]
+        # A patch may be there of a photo that is gone, with no projection of it.
+        able = [patch for patch in shown if (unit.number, patch.number, method) in found]
+        own = [found[unit.number, patch.number, method] for patch in able]
         title = f"{method}: what of them excites it, projected back to the pixels"
-        strips.append(_strip(unit, shown, method, found, [_worth(one) for one in own], title))
+        strips.append(_strip(unit, able, method, found, [_worth(one) for one in own], title))
         if control:
             title = f"control: {method} from the same places, of the strongest unit there when all weights are shuffled"
-            strips.append(_strip(unit, shown, control_of(method), found, None, title))
+            able = [patch for patch in able if (unit.number, patch.number, control_of(method)) in found]
+            strips.append(_strip(unit, able, control_of(method), found, None, title))
     return strips
 
 

@@ -12,7 +12,7 @@ from convscope.atlas.pictures import Picture
 from convscope.atlas.renders import PHOTO
 from convscope.atlas.snapshots import CLOSE_UP, SEAM, Snapshot, snapshot_sheet
 from convscope.atlas.unit import Unit
-from convscope.errors import UsageError
+from convscope.errors import ConvscopeError, UsageError
 from convscope.images.sheet import headed
 from convscope.images.slug import slug
 
@@ -61,6 +61,8 @@ def sheet(folder: Path, found: Sequence[Snapshot]) -> Image.Image:
 def _snapshot(epoch: int, unit: Unit, method: str, folder: Path, before: str | None) -> Snapshot:
     patch = unit.top[0]
     pictures = unit.atlas.pictures(unit.layer, [unit.neuron(patch)], [method])
+    if any((unit.number, patch.number, what) not in pictures for what in (PHOTO, method)):
+        raise ConvscopeError(unit.atlas.troubles.get(patch.number, f"there is no picture of {patch.image}"))
     seen, back = (pictures[unit.number, patch.number, what] for what in (PHOTO, method))
     name = f"{slug(unit.address)}-{epoch:04d}.png"
     _pair(back, seen).save(folder / name)

@@ -69,9 +69,11 @@ def write_units(store: Store, layers: Sequence[str], figures: Mapping[str, Figur
         others, correlations = neighbours(own.sample.maxima)
         selectivity, best = own.statistics.selectivity()
         std, mean = own.statistics.std, own.statistics.mean
+        dead = std <= 1e-6 * mean.abs()
+        best = best.masked_fill(dead, -1)  # it answers to all classes alike
         columns = (
             *(mean, std, own.top.value[:, 0], own.statistics.fraction_active, *_quantiles(own.sample.maxima)),
-            *(selectivity, best, std <= 1e-6 * mean.abs(), duplicates(others, correlations)),
+            *(selectivity, best, dead, duplicates(others, correlations)),
         )
         values = zip(*(column.tolist() for column in columns), strict=True)
         rows = ((unit, *map(_known, row[:8]), *map(_numbered, row[8:])) for unit, row in enumerate(values))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from convscope.atlas.atlas import Atlas
 from convscope.atlas.build import SECONDS, Build, build
@@ -18,10 +19,12 @@ from convscope.atlas.projections import projecting
 from convscope.data.catalog import catalog
 from convscope.data.loading import Photos
 from convscope.data.sources import SourceOptions
-from convscope.errors import UsageError
+from convscope.errors import Cancelled, ConvscopeError, UsageError
 from convscope.instrument.layers import resolve
 from convscope.models.classifier import Classifier
-from convscope.parallel import accelerated
+from convscope.optvis.plan import on_canvas
+from convscope.parallel import accelerated, led, most
+from convscope.progress import cancelled
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ def make_atlas(
     if classifier.framing.size is None:
         raise UsageError(f"{classifier.name} takes photos of any size, which cannot be one batch: load it with a size")
     projecting(wish.project)
-    layers = layers_of(classifier, wish.layers)
+    with on_canvas(classifier):
+        layers = layers_of(classifier, wish.layers)
     how = SourceOptions.of(options)
     # Of several processes each has a device of its own.
     several = int(os.environ.get("WORLD_SIZE") or 1) > 1
@@ -60,7 +64,7 @@ def make_atlas(
         accelerated(torch.device(before.type) if several else before, "fp32") as accelerator,
         _on(classifier, accelerator.device, before),
     ):
-        with accelerator.main_process_first():  # the others find the scan in the cache
+        with led(accelerator):  # the others find the scan in the cache
             found = catalog(source, how)
         photos = Photos(found, classifier.framing, classifier.channels, background=background)
         told = {
@@ -73,12 +77,22 @@ def make_atlas(
         }
         build(Build(classifier, photos, layers, wish.out, wish.top, told), workers=workers, every=every)
         atlas = Atlas(wish.out, classifier)
+        _draw(atlas, wish, accelerator)
+    return atlas
+
+
+def _draw(atlas: Atlas, wish: Wish, accelerator: Accelerator) -> None:
+    """The pictures that were asked for. None of the processes is left waiting for one that failed."""
+    failed: ConvscopeError | None = None
+    try:
         if wish.project:
             atlas.project(wish.project, share=(accelerator.process_index, accelerator.num_processes))
         if wish.patterns and accelerator.is_main_process:
             atlas.patterns()
-        accelerator.wait_for_everyone()
-    return atlas
+    except ConvscopeError as error:
+        failed = error
+    if most(int(failed is not None), accelerator):
+        raise failed or (Cancelled("interrupted") if cancelled() else ConvscopeError("another process failed"))
 
 
 @contextmanager

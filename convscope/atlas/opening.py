@@ -14,6 +14,7 @@ from convscope.errors import UsageError
 from convscope.models.classifier import Classifier, unwrapped
 from convscope.models.device import best_device
 from convscope.models.registry import load_classifier, parse
+from convscope.optvis.plan import REFUSALS
 
 CODE = ("file", "module")  # specifiers that run code: an atlas from elsewhere does not choose what is run here
 
@@ -21,7 +22,14 @@ CODE = ("file", "module")  # specifiers that run code: an atlas from elsewhere d
 def network_of(folder: Path, meta: Mapping[str, Any], given: Any = None) -> Classifier:
     """The classifier that an atlas was made of. ``given``: a Scope, Classifier, module or specifier to take for it."""
     found = _found(folder, meta, getattr(given, "classifier", given))
-    other = differences(identity(found), meta[MADE_OF])
+    try:
+        own = identity(found)
+    except REFUSALS as error:
+        height, width = found.canvas
+        raise UsageError(
+            f"{folder} is an atlas of another model: {found.name} does not run on an input of {height}x{width}"
+        ) from error
+    other = differences(own, meta[MADE_OF])
     other += ["framing"] if found.framing != framing_of(meta) else []
     if other:
         raise UsageError(f"{folder} is an atlas of another model: {found.name} has other {' and '.join(other)}")

@@ -94,9 +94,15 @@ class Pictures:
         return found | {key[1:]: one for key, one in held if key[0] == number and key[1:3] in wanted}
 
     def make(
-        self, layer: Row, neurons: Collection[Neuron], methods: Sequence[str] = (), *, control: bool = False
+        self,
+        layer: Row,
+        neurons: Collection[Neuron],
+        methods: Sequence[str] = (),
+        *,
+        control: bool = False,
+        lasting: bool = False,
     ) -> None:
-        """Make what is missing."""
+        """Make what is missing. ``lasting``: an error where it cannot be kept in the store."""
         number, every = layer["layer"], projecting(methods)
         there = {
             what: self._there(number, what) for what in (PHOTO, *every, *map(control_of, every if control else ()))
@@ -110,7 +116,7 @@ class Pictures:
             if missing or key not in there[PHOTO]:
                 wanting.setdefault(missing, []).append(neuron)
         for names, some in wanting.items():
-            self._make(layer, some, {name: every[name] for name in names}, there[PHOTO], control)
+            self._make(layer, some, {name: every[name] for name in names}, there[PHOTO], control, lasting)
 
     def _there(self, layer: int, what: str) -> set[tuple[int, int]]:
         held = {key[1:3] for key in self._unkept if key[0] == layer and key[3] == what}
@@ -123,34 +129,39 @@ class Pictures:
         methods: Mapping[str, Any],
         patched: set[tuple[int, int]],
         control: bool,
+        lasting: bool,
     ) -> None:
         number = layer["layer"]
         boxes: dict[tuple[int, int], Box] = self.store.boxes(number, PHOTO) if patched else {}
         projector, label = self.projector(layer["address"]), f"{layer['address']}: projections"
         made = render(projector, self._canvas, neurons, methods, boxes, self.troubles, control=control, label=label)
-        with self._written() as store:
+        with self._written(lasting) as store:
             for rows in made:
-                self._keep(store, number, rows)
+                self._keep(store, number, rows, lasting)
 
     @contextmanager
-    def _written(self) -> Iterator[Store | None]:
-        """The store to write to; None where it cannot be, as on a read-only disk."""
+    def _written(self, lasting: bool) -> Iterator[Store | None]:
+        """The store to write to; None where it cannot be, as on a read-only disk, unless what is made is to last."""
         try:
             store = Store(self.folder, write=True)
         except ConvscopeError:
+            if lasting:
+                raise
             yield None
             return
         with closing(store):
             yield store
 
-    def _keep(self, store: Store | None, layer: int, rows: Sequence[Render]) -> None:
-        """In the store; where that takes none, in memory."""
+    def _keep(self, store: Store | None, layer: int, rows: Sequence[Render], lasting: bool) -> None:
+        """In the store; where that takes none, in memory, unless it is to last."""
         try:
             if store is None:
                 raise ConvscopeError("there is nothing to write to")
             with store.transaction():
                 store.put("renders", ((layer, *row) for row in rows))
         except ConvscopeError:
+            if lasting:
+                raise
             if len(self._unkept) > UNKEPT:
                 self._unkept.clear()
             names = ("unit", "image", "what", "picture", "top", "left", "bottom", "right", "about")
@@ -165,13 +176,13 @@ class Pictures:
         if not missing:
             return
         job = plan_patterns(self.classifier, layer["address"], units=missing, budget=budget)
-        with self._written() as store:
+        with self._written(lasting=True) as store:
             for rows, patterns in job.batches():
                 made = [
                     (missing[row], NO_IMAGE, PATTERN, png_of(patterns.picture(i)), *[None] * 4, _verdict(patterns, i))
                     for i, row in enumerate(rows)
                 ]
-                self._keep(store, layer["layer"], made)
+                self._keep(store, layer["layer"], made, lasting=True)
 
     def pattern(self, layer: Row, unit: int) -> Picture | None:
         """What a unit wants to see, if that was made."""

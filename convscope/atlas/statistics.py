@@ -141,10 +141,11 @@ class Statistics:
         (best - rest) / (best + rest) of the class means, ``rest`` the mean of the other classes' means; of what is
         below zero, as before a ReLU, the part above zero counts. NaN with fewer than two classes, or if all are zero.
         """
-        means = self.class_means[self.members > 0].clamp(min=0)
+        means = self.class_means[self.members > 0]
         if len(means) < 2:
             nothing = torch.full_like(self.mean, torch.nan)
             return nothing, torch.full_like(self.mean, -1, dtype=torch.int64)
-        best, row = means.max(0)
+        row, means = means.max(0).indices, means.clamp(min=0)
+        best = means.max(0).values
         rest = (means.sum(0) - best) / (len(means) - 1)
         return (best - rest) / (best + rest), (self.members > 0).nonzero().squeeze(1)[row]

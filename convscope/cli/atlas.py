@@ -53,7 +53,7 @@ def atlas(
 
     Run again, it goes on where it stopped. `convscope unit` shows a unit's card.
     """
-    from convscope.cli.process import asked_to_end
+    from convscope.cli.process import Ended, asked_to_end
     from convscope.parallel import leads
     from convscope.progress import ConsoleProgress, reporting
 
@@ -63,9 +63,14 @@ def atlas(
     more |= {name: value for name, value in data.settings().items() if value}
     scopes = {out: scope} | (_stages(scope, chosen, out, background) if evolve else {})
     made = {}
-    with asked_to_end() as ended, reporting(ConsoleProgress() if leads() else None, cancel=ended):
-        for place, one in scopes.items():
-            made[place] = one.atlas(photos, out=place, patterns=patterns and place == out, **more)
+    try:
+        with asked_to_end() as ended, reporting(ConsoleProgress() if leads() else None, cancel=ended):
+            for place, one in scopes.items():
+                made[place] = one.atlas(photos, out=place, patterns=patterns and place == out, **more)
+    except Ended as end:
+        if out.is_dir():
+            end.reason += f"; what is done is in {out}, the same command goes on with it"
+        raise
     if not leads():
         return
     if parquet:

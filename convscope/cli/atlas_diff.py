@@ -21,6 +21,9 @@ def atlas_diff(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Where changes.csv and changed.png go.")
     ] = Path("atlas-diff"),
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The model of both, where that is your own code: net.py:Net.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """What fine-tuning did to each unit: kept, changed, moved to another place, died."""
@@ -29,18 +32,19 @@ def atlas_diff(
     from convscope.cli.files import staged
     from convscope.progress import ConsoleProgress, reporting
 
-    with Atlas(before) as first, Atlas(after) as second, reporting(ConsoleProgress()):
+    with Atlas(before, model) as first, Atlas(after, model) as second, reporting(ConsoleProgress()):
         found = compare(first, second)
         with staged(out) as draft:
-            _write(found, draft)
+            files = _write(found, draft)
         if json:
             emit({"before": before, "after": after, "layers": found.summary(), "units": found.rows()})
             return
         _tell(found)
-    say(f"{out}: changes.csv, changed.png")
+    say(f"{out}: {', '.join(files)}")
 
 
-def _write(found: Comparison, draft: Path) -> None:
+def _write(found: Comparison, draft: Path) -> list[str]:
+    """The names of the files that were written."""
     import csv
 
     from convscope.errors import ConvscopeError
@@ -54,6 +58,8 @@ def _write(found: Comparison, draft: Path) -> None:
         found.sheet().save(draft / "changed.png")
     except ConvscopeError as error:  # such as photos that are gone: the figures stand
         note(f"no picture: {error}")
+        return ["changes.csv"]
+    return ["changes.csv", "changed.png"]
 
 
 def _tell(found: Comparison) -> None:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from convscope.data.findings import Finding
 
 EXAMPLES = 3
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def check(
@@ -51,6 +50,8 @@ def check(
         raise UsageError("--crop-faces and --preview-augment both write to --out: ask for one at a time")
     if out is not None and not crop_faces and preview_augment is None:
         raise UsageError("--out says where the preview or the faces go: ask for one, --preview-augment or --crop-faces")
+    from convscope.cli.files import PICTURES
+
     if out is not None and preview_augment is not None and out.suffix.lower() not in PICTURES and not out.is_dir():
         raise UsageError(f"{out}: save as a picture, such as {out}.png")
     from convscope.data.augment import augmentation

@@ -14,6 +14,7 @@ from convscope.cli.process import uninterrupted
 from convscope.errors import ConvscopeError, UsageError
 
 DRAFT = ".convscope-"
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 LAST = ("report.html", "summary.json")  # what speaks of the other files comes after them
 
 

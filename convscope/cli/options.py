@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ class ModelChoice:
                 "--size": "photos go in as large as they are" if size is None else "",
             }
             told = [f"no {option}, so {what}" for option, what in assumed.items() if what]
-            if told:
+            if told and int(os.environ.get("RANK") or 0) == 0:  # of several processes one speaks
                 note(f"{self.model}: {'; '.join(told)}")
         return found
 

@@ -11,7 +11,7 @@ import typer
 from convscope.cli.options import Json
 from convscope.cli.output import emit, note, say, table
 from convscope.cli.values import listed
-from convscope.errors import UsageError
+from convscope.errors import ConvscopeError, UsageError
 
 if TYPE_CHECKING:
     from convscope.atlas.atlas import Atlas
@@ -51,9 +51,12 @@ def unit(
 ) -> None:
     """A unit's card: what excites it, what of that does, and what does not flatter; or a list of units."""
     from convscope.atlas.atlas import Atlas
+    from convscope.cli.files import PICTURES
     from convscope.instrument.address import parse_address
     from convscope.progress import ConsoleProgress, reporting
 
+    if out is not None and out.suffix.lower() not in PICTURES and not out.is_dir():
+        raise UsageError(f"{out}: save as a picture, such as {out}.png")
     with Atlas(folder, model) as found, reporting(ConsoleProgress()):
         if not found.complete:
             note(f"{folder} is still being built: this is of the photos that were looked at so far")
@@ -106,9 +109,13 @@ def _draw(unit: Unit, methods: list[str], out: Path | None) -> list[Path]:
     if not stages:
         return [file]
     grown = file.with_name(f"{file.stem}-evolution.png")
-    with placed(grown) as draft:
-        snapshots = evolution(stages, [unit.address], methods[0], cards / "evolution")
-        sheet(cards / "evolution", snapshots).save(draft)
+    try:
+        with placed(grown) as draft:
+            snapshots = evolution(stages, [unit.address], methods[0], cards / "evolution")
+            sheet(cards / "evolution", snapshots).save(draft)
+    except ConvscopeError as error:  # such as photos that are gone: the figures stand
+        note(f"no picture of how it came to be: {error}")
+        return [file]
     return [file, grown]
 
 

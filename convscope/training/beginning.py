@@ -17,7 +17,7 @@ from convscope.data.split import Assignment, read_split, write_split
 from convscope.errors import UsageError
 from convscope.models.registry import RANDOM, lasting, parse
 from convscope.models.run import model_section, read_settings, write_run
-from convscope.parallel import from_first
+from convscope.parallel import from_first, led
 from convscope.training.config import Config
 from convscope.training.folder import (
     LAST,
@@ -51,7 +51,7 @@ class Job:
 
 
 def new_job(config: Config, out: Path | None, accelerator: Accelerator) -> Job:
-    with accelerator.main_process_first():  # the others find the scan in the cache
+    with led(accelerator):  # the others find the scan in the cache
         found = read_catalog(config.data)
     divided = divide(found, config.data, config.training.seed)
     assigned = divided.of
@@ -121,14 +121,14 @@ def discard(folder: RunFolder) -> None:
 
 def resumed_job(config: Config, path: Path, accelerator: Accelerator) -> Job:
     folder = RunFolder(path)
-    with accelerator.main_process_first():  # it may have something to mend
+    with led(accelerator):  # it may have something to mend
         checkpoint = folder.load(LAST)
     if checkpoint is None:
         raise UsageError(
             f"{path} was stopped before its first checkpoint, so there is nothing to go on from: begin anew with "
             f"--out {path}, which replaces it"
         )
-    with accelerator.main_process_first():
+    with led(accelerator):
         found = read_catalog(config.data)
     settings = read_settings(path)
     assigned = _same_photos(path, found, settings.classes.names, config.data.digest)
