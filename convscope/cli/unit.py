@@ -68,7 +68,7 @@ def unit(
         methods = listed(method or "") or list(found.methods)
         wanted = parse_address(address)
         if wanted.units is not None and len(wanted.units) > 1:
-            files = [_sheet(found, wanted.key, wanted.units, methods, out)]
+            files = [_sheet(found, wanted.key, wanted.units, listed(method or "") or methods[:1], out)]
             about: dict[str, Any] = {"units": [found.unit(f"{wanted.key}:{u}").row() for u in wanted.units]}
         else:
             one = found.unit(address)

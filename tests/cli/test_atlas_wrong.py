@@ -104,16 +104,16 @@ def test_an_atlas_of_something_else_is_refused_and_stays(call: Call, photos: Pat
     next(Path("fewer/two").iterdir()).unlink()
     weights = ["tuned.safetensors" if arg == "weights.safetensors" else arg for arg in WHOLE]
     for args, other in (
-        (weights, "weights and network"),
+        (weights, "weights"),
         ([arg if arg != "photos" else "fewer" for arg in WHOLE], "photos"),
         ([*MODEL, "photos", "--layers", "features.1"], "layers"),
         ([*MODEL, "photos", "--layers", "features.4,features.1"], "layers"),
         ([*WHOLE, "--top", "4"], "top"),
-        ([*WHOLE, "--mean", ".4"], "network and normalisation"),
+        ([*WHOLE, "--mean", ".4"], "normalisation"),
         ([*WHOLE, "--size", "24"], "framing"),
         (
             [*weights, "--top", "1"],
-            "weights and network and top",
+            "weights and top",
         ),
     ):
         line = refused(call, "atlas", *args, "-o", "a")
@@ -136,7 +136,7 @@ def test_a_unit_that_cannot_be_meant_is_one_line(call: Call) -> None:
         (["a", "featurs.4"], "unknown layer 'featurs.4'; nearest: features.4, features.1 (of the atlas a)"),
         (["a", "featurs.4:1"], "unknown layer 'featurs.4'; nearest: features.4, features.1 (of the atlas a)"),
         (["a", "features.4:8"], "unit 8 is out of range: features.4 has units 0 to 7"),
-        (["a", "features.4:1-2"], "'features.4:1-2' names no single unit: write LAYER:UNIT, such as features.1:0"),
+        (["a", "features.4:1@0,0"], "'features.4:1@0,0' names no single unit: write LAYER:UNIT, such as features.1:0"),
         (["a", "features.4:1@2,2"], "names no single unit"),
         (["a", "features.4:x"], "'features.4:x' is not a layer or unit"),
         (["a", "--class", "too"], "unknown class 'too'; nearest: two (of the photos of a)"),

@@ -60,6 +60,21 @@ def test_a_card_goes_where_it_is_wanted(call: Call, photos: Path) -> None:
     assert {"guided", "gradient", "guided, control", "gradient, control"} <= whats
 
 
+def test_several_units_are_one_sheet(call: Call, photos: Path) -> None:
+    made(call, *WHOLE, "-o", "a")
+    done = call("unit", "a", "features.4:0-2", *MINE, "--json")
+    assert done.code == 0, done.err
+    assert done.json["files"] == ["a/cards/features.4-0-2.png"]
+    assert [row["unit"] for row in done.json["units"]] == [0, 1, 2]
+    with Image.open("a/cards/features.4-0-2.png") as sheet:
+        assert sheet.width > 3 * 400
+    done = call("unit", "a", "features.4:0-2", *MINE, "--method", "guided,gradient")
+    assert (done.code, done.err) == (
+        2,
+        "convscope: error: a sheet of several units is of one method: give one --method\n",
+    )
+
+
 def test_units_are_listed_in_order(call: Call, here: Path) -> None:
     grey_network(here)
     made(call, *DIGITS, "-o", "a", "--layers", "conv,relu,head")
@@ -112,7 +127,7 @@ def test_another_network_than_the_atlas_is_of_is_refused(call: Call, photos: Pat
     done = call("unit", "a", "features.1:0", *MINE)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("convscope: error: a is an atlas of another model: ")
-    assert done.err.endswith("has other weights and network\n")
+    assert done.err.endswith("has other weights\n")
     assert not Path("a/cards").exists()
 
 
