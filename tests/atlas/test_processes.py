@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from convscope.errors import Cancelled
 from convscope.progress import reporting
 from convscope.scope import load
 from tests.atlas.test_build import everything
+from tests.data.test_sources_idx import digits_as_idx
 
 ROOT = Path(__file__).resolve().parents[2]
 NET = """
@@ -31,19 +31,26 @@ def Net(num_classes=10):
 """
 LAYERS = ("0", "1", "4")
 MODEL = ["net.py:Net", "--weights", "net.safetensors", "--size", "8", "--mean", ".4", "--std", ".5"]
-LINE = [*MODEL, "digits", "--layers", ",".join(LAYERS)]
-# One of several processes as torchrun starts them, but that a failure of one does not end the others.
-EACH = """
-import json, os, sys
+LINE = [*MODEL, "idx", "--layers", ",".join(LAYERS)]
+# What torchrun starts: command lines one after the other, and what became of each. Each is for the first so many of the
+# processes; those of another number than torchrun's meet at a port of their own.
+DRIVER = """
+import contextlib, io, json, os, pathlib, sys
 from convscope.cli.process import run
-for port, args in json.loads(sys.argv[1]):
-    os.environ["MASTER_PORT"] = str(port)
-    code = run(["atlas", *args])
-    for stream in (sys.stdout, sys.stderr):
-        print(f"ended: {code}", file=stream, flush=True)
+rank, found = int(os.environ["RANK"]), []
+for together, port, args in json.loads(sys.argv[1]):
+    if rank >= together:
+        continue
+    if port:
+        os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)
+        os.environ |= {"WORLD_SIZE": str(together), "LOCAL_WORLD_SIZE": str(together), "MASTER_PORT": str(port)}
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = run(["atlas", *args])
+    found.append([code, out.getvalue(), err.getvalue()])
+pathlib.Path(f"told-{rank}.json").write_text(json.dumps(found))
 """
 FAILING = [  # what is said of it, and the exit code
-    ([*MODEL, "digits", "--layers", "5", "--out", "no"], "unknown layer '5'", 2),
+    ([*MODEL, "idx", "--layers", "5", "--out", "no"], "unknown layer '5'", 2),
     ([*MODEL, "nowhere", "--out", "no"], "nowhere: no such file or folder", 2),
     (["net.py:Net", *LINE[3:], "--out", "no"], "net.py:Net has other weights in each process: load some", 2),
     ([*LINE, "--top", "3", "--out", "whole"], "whole is an atlas of other top: ", 2),
@@ -53,7 +60,9 @@ FAILING = [  # what is said of it, and the exit code
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """net.py and its weights, and ``whole``: what one process makes of the digits, with unit 2 dead after its ReLU."""
+    """net.py and its weights, with unit 2 dead after its ReLU; ``whole``, which one process makes of the digits, and
+    ``begun``, which it was stopped in after five batches.
+    """
     folder = tmp_path_factory.mktemp("processes")
     (folder / "net.py").write_text(NET)
     generator = torch.Generator().manual_seed(3)
@@ -61,17 +70,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = {name: torch.randn(shape, generator=generator) * 0.5 for name, shape in shapes.items()}
     weights["0.bias"][2] = -100
     save_file(weights, folder / "net.safetensors")
+    digits_as_idx(folder / "idx")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("CONVSCOPE_CACHE", str(folder / "cache"))
         patch.setenv("CONVSCOPE_ALLOCATOR", "default")
         assert run(["atlas", *LINE, "--project", "deconvnet", "--out", "whole"]) == 0
+        scope = load("net.py:Net", weights=Path("net.safetensors"), mean=[0.4], std=[0.5], size=8)
+        asked = iter([False] * 4 + [True] * 100)
+        with pytest.raises(Cancelled, match="goes on with it"), reporting(cancel=lambda: next(asked)):
+            scope.atlas("idx", out="begun", layers=LAYERS)
+        with closing(Store(Path("begun"))) as store:
+            assert (store.meta()["complete"], store.meta()["batches done"]) == (False, 5)
+        assert [file.name for file in Path("begun").glob("state*")] == ["state-000005.safetensors"]
     return folder
-
-
-def env(place: Path, **more: str) -> dict[str, str]:
-    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return {**os.environ, **own, "CONVSCOPE_CACHE": str(place / "cache"), **more}
 
 
 @dataclass(frozen=True)
@@ -83,35 +95,32 @@ class Ended:
     err: str
 
 
-def two(place: Path, *lines: list[str]) -> list[tuple[Ended, Ended]]:
-    """Command lines, one after the other, each in two processes."""
+@pytest.fixture(scope="module")
+def done(place: Path) -> list[list[Ended]]:
+    """What each of several processes says: three make ``three``, two finish ``begun``, and two fail in several ways."""
     with ExitStack() as stack:
-        opened = [stack.enter_context(socket.socket()) for _ in lines]
-        for one in opened:
-            one.bind(("127.0.0.1", 0))
-        told = json.dumps([(one.getsockname()[1], line) for one, line in zip(opened, lines, strict=True)])
-    several = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", EACH, told],
-            cwd=place,
-            env=env(place, RANK=rank, LOCAL_RANK=rank, **several),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    found = []
-    for process in started:
-        told = process.communicate(timeout=200)
-        assert process.returncode == 0, told
-        outs, errors = (re.split(r"^ended: (\d+)\n", text, flags=re.MULTILINE) for text in told)
-        assert outs[1::2] == errors[1::2]
-        found.append(
-            [Ended(int(code), *texts) for code, *texts in zip(outs[1::2], outs[::2], errors[::2], strict=False)]
-        )
-    return list(zip(*found, strict=True))
+        lines: list[tuple[int, int | None, list[str]]] = [
+            (3, None, [*LINE, "--project", "deconvnet", "--out", "three"])
+        ]
+        for args in ([*LINE, "--out", "begun"], *(args for args, _, _ in FAILING)):
+            opened = stack.enter_context(socket.socket())
+            opened.bind(("127.0.0.1", 0))
+            lines.append((2, opened.getsockname()[1], args))
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    (place / "driver.py").write_text(DRIVER)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "driver.py"]
+    ended = subprocess.run(
+        [*start, json.dumps(lines)],
+        cwd=place,
+        env={**os.environ, **own, "CONVSCOPE_CACHE": str(place / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    told = [[Ended(*one) for one in json.loads((place / f"told-{rank}.json").read_text())] for rank in range(3)]
+    assert [len(own) for own in told] == [len(lines), len(lines), 1]
+    return [[own[i] for own in told if i < len(own)] for i in range(len(lines))]
 
 
 def same(one: Path, other: Path) -> None:
@@ -142,52 +151,40 @@ def rendered(folder: Path) -> set[tuple[int, int, int, str]]:
         return found
 
 
-def test_three_processes_make_what_one_makes_and_one_of_them_speaks(place: Path) -> None:
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "convscope"]
-    line = [*start, "atlas", *LINE, "--project", "deconvnet", "--out", "three"]
-    done = subprocess.run(line, cwd=place, env=env(place), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+def test_three_processes_make_what_one_makes_and_one_of_them_speaks(place: Path, done: list[list[Ended]]) -> None:
+    assert [one.code for one in done[0]] == [0, 0, 0], done[0]
     same(place / "whole", place / "three")
     assert rendered(place / "three") == rendered(place / "whole")
     assert len(rendered(place / "three")) == 2 * 9 * (6 + 5 + 10), "each unit that is alive, once"
-    lines = done.stdout.splitlines()
+    lines = done[0][0].out.splitlines()
     assert [line.split()[:4] for line in lines[1:4]] == [
         ["0", "Conv2d", "6", "0"],
         ["1", "ReLU", "6", "1"],
         ["4", "Linear", "10", "0"],
     ]
     assert lines[4:] == ["three: 1,797 photos; a unit's card: convscope unit three 4:0"]
+    assert [(one.out, one.err) for one in done[0][1:]] == [("", "")] * 2
     assert [file.name for file in (place / "three").glob("state*")] == ["state.safetensors"]
 
 
-def test_what_one_began_two_finish_and_an_error_ends_both(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
-    monkeypatch.setenv("CONVSCOPE_CACHE", str(place / "cache"))
-    scope = load("net.py:Net", weights=place / "net.safetensors", mean=[0.4], std=[0.5], size=8)
-    asked = iter([False] * 4 + [True] * 100)
-    with pytest.raises(Cancelled, match="goes on with it"), reporting(cancel=lambda: next(asked)):
-        scope.atlas("digits", out="begun", layers=LAYERS)
-    with closing(Store(place / "begun")) as store:
-        assert (store.meta()["complete"], store.meta()["batches done"]) == (False, 5)
-    assert [file.name for file in (place / "begun").glob("state*")] == ["state-000005.safetensors"]
-    before = everything(place / "whole")
-
-    finished, *failed = two(place, [*LINE, "--out", "begun"], *(args for args, _, _ in FAILING))
-
-    assert [one.code for one in finished] == [0, 0], finished
+def test_what_one_began_two_finish(place: Path, done: list[list[Ended]]) -> None:
+    assert [one.code for one in done[1]] == [0, 0], done[1]
     same(place / "whole", place / "begun")
-    assert finished[0].out.splitlines()[-1] == "begun: 1,797 photos; a unit's card: convscope unit begun 4:0"
-    assert (finished[1].out, finished[1].err) == ("", "")
+    assert done[1][0].out.splitlines()[-1] == "begun: 1,797 photos; a unit's card: convscope unit begun 4:0"
+    assert (done[1][1].out, done[1][1].err) == ("", "")
     assert [file.name for file in (place / "begun").glob("state*")] == ["state.safetensors"]
 
-    # Also what one alone meets, while the other waits for what it has to say.
-    for both, (_, words, code) in zip(failed, FAILING, strict=True):
-        for rank, one in enumerate(both):
-            assert (one.code, one.out) == (code, ""), one.err
-            assert "Traceback" not in one.err
-            *remarks, line = [line for line in one.err.splitlines() if line.startswith("convscope: ")]
-            assert line.startswith(f"convscope: error: {words}")
-            assumed = rank == 0 and words.startswith("net.py:Net has other weights")
-            assert [remark.partition(",")[0] for remark in remarks] == ["convscope: net.py:Net: no --weights"] * assumed
-    assert everything(place / "whole") == before
+
+@pytest.mark.parametrize("number", range(len(FAILING)))
+def test_an_error_ends_all_processes_in_one_line_each(place: Path, done: list[list[Ended]], number: int) -> None:
+    """Also one that the first alone meets, while the other waits for what it has to say."""
+    _, words, code = FAILING[number]
+    assert len(done[2 + number]) == 2
+    for rank, one in enumerate(done[2 + number]):
+        assert (one.code, one.out) == (code, ""), one.err
+        *remarks, line = one.err.splitlines()
+        assert line.startswith(f"convscope: error: {words}")
+        assumed = rank == 0 and words.startswith("net.py:Net has other weights")
+        assert [remark.partition(",")[0] for remark in remarks] == ["convscope: net.py:Net: no --weights"] * assumed
+    same(place / "whole", place / "three")
     assert not (place / "no").exists()

@@ -16,9 +16,10 @@ from tests.atlas.test_build import everything
 from tests.cli.atlases import DIGITS, grey_network, made
 from tests.cli.conftest import Call
 from tests.cli.test_process import as_started_by_a_shell
+from tests.data.test_sources_idx import digits_as_idx
 
 ROOT = Path(__file__).resolve().parents[2]
-LINE = (*DIGITS, "--layers", "conv,relu,head", "--workers", "0", "-o", "a")
+LINE = (*DIGITS[:1], "idx", *DIGITS[2:], "--layers", "conv,relu,head", "--workers", "0", "-o", "a")
 
 
 def seen() -> list[int]:
@@ -35,7 +36,7 @@ def hit(number: signal.Signals, batches: int) -> tuple[int, str, str]:
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=as_started_by_a_shell,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SLOW": ".25"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SLOW": ".1"},
     )
     end = time.monotonic() + 120
     while len(seen()) < before + batches:
@@ -53,6 +54,7 @@ def test_interrupted_killed_and_ended_it_goes_on_to_the_same_tables(
 ) -> None:
     monkeypatch.setenv("CONVSCOPE_CACHE", str(here / "cache"))
     grey_network(here)
+    digits_as_idx(here / "idx")
     made(call, *LINE[:-1], "whole")
     Path("batches").unlink()
     on = "; what is done is in a, the same command goes on with it"
@@ -69,8 +71,8 @@ def test_interrupted_killed_and_ended_it_goes_on_to_the_same_tables(
     assert len(listed.json["units"]) == 22
     shown = call("unit", "a", "conv:0", "--model", "grey.py:Net", "--json")
     assert shown.code == 0, shown.err
-    numbers = {int(patch["image"].removeprefix("digit-")) for patch in shown.json["top"]}
-    assert max(numbers) < 32 * put_away
+    assert len(shown.json["top"]) == 9
+    assert max(patch.number for patch in Atlas("a").unit("conv:0").top) < 32 * put_away
 
     assert hit(signal.SIGKILL, 2) == (-signal.SIGKILL, "", "")
     assert Atlas("a").meta["batches done"] == put_away, "what came after the last time of putting away is lost"

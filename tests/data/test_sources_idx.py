@@ -29,6 +29,12 @@ def write(folder: Path, name: str, array: np.ndarray) -> None:
     (folder / name).write_bytes(gzip.compress(idx(array), mtime=0) if name.endswith(".gz") else idx(array))
 
 
+def digits_as_idx(folder: Path) -> None:
+    """All of them, for what need not be found by name."""
+    write(folder, "train-images-idx3-ubyte", PIXELS)
+    write(folder, "train-labels-idx1-ubyte", TRUTH)
+
+
 def write_both(folder: Path, spelling: str, ending: str = "") -> Path:
     for name, rows in (("train", slice(0, 30)), ("t10k", slice(30, 50))):
         write(folder, f"{name}-images{spelling}idx3-ubyte{ending}", PIXELS[rows])
