@@ -35,7 +35,7 @@ from convscope.methods import configure
 from convscope.models.classifier import Classifier
 
 SIDE, BATCH = 224, 32
-OF = 50_000  # images in the data set
+OF = 50_000  # images in the data set, of which the first are looked at
 PROJECTED = {  # a layer of VGG16, and how many times as fast as one full pass each is demanded
     "features.1": 50.0,
     "features.3": 50.0,
@@ -125,7 +125,7 @@ def passes(table: Table, quick: bool) -> None:
         cases = [("resnet18", nn.Conv2d, "convolutions", 1.08, 1.2)]
         cases += [("resnet50", nn.ReLU, "ReLU modules", 1.3, None)] if device != "cpu" else []
         for name, kind, what, most, more in cases:
-            count = (256 if quick else 1024) if device == "cpu" else (4096 if quick else OF)
+            count = (256 if quick else 2048) if device == "cpu" else (4096 if quick else OF)
             times = pass_times(name, kind, count, device)
             plain = sum(times["plain"])
             label = f"{name} {device}, all {what}, {count:,} images"
