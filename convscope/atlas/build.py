@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
@@ -77,7 +78,7 @@ def identity(classifier: Classifier) -> dict[str, str]:
     """What tells a classifier from any that answers otherwise."""
     return {
         "weights": weights_key(classifier.network),
-        "network": key_of(str(classifier.network)),
+        "network": key_of(re.sub(r" at 0x[0-9a-f]+", "", str(classifier.network))),
         "answers": " ".join(answers(classifier, [LOGITS], classifier.blank())),
         "normalisation": str((classifier.mean, classifier.std, str(classifier.dtype))),
     }
@@ -167,6 +168,8 @@ def _opened(job: Build, stack: ExitStack) -> Store:
             raise UsageError(
                 f"{job.folder} is an atlas of other {' and '.join(other)}: give another folder, or delete it first"
             )
+        with store.transaction():  # the photos and the model may lie elsewhere now
+            store.set_meta(_told_anew(job.told, meta))
         return store
     told = {"model": job.classifier.name, "top": job.top, "begun": datetime.now().astimezone().isoformat()}
     versions = {"convscope": __version__, "torch": torch.__version__, "python": platform.python_version()}
@@ -186,6 +189,12 @@ def _opened(job: Build, stack: ExitStack) -> Store:
         )
         store.set_meta({**told, **job.told})
     return store
+
+
+def _told_anew(told: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Where things are found now, with what was known before and is not said this time."""
+    kept = {name: value for name, value in told.items() if value is not None}
+    return {**kept, "projected": list(dict.fromkeys([*kept.get("projected", ()), *before.get("projected", ())]))}
 
 
 def _so_far(store: Store | None) -> tuple[int, bool, list[str], int]:

@@ -64,7 +64,7 @@ def _numbers(unit: Unit) -> str:
         "patch is grey, and what as many at random keep."
     )
     if unit.duplicate_of is not None:
-        told.append(f"It is the same as unit {unit.duplicate_of}, up to scale.")
+        told.append(f"It is the same as unit {unit.duplicate_of}, up to scale and offset.")
     return " ".join(told)
 
 
@@ -184,7 +184,9 @@ def _charts(unit: Unit) -> Image.Image:
     use_fonts_for("".join(name for name, _ in shown))
     figure = Figure(figsize=(WIDTH / DOTS, 3), layout="constrained")
     axes = figure.subplots(1, 2 if shown else 1, squeeze=False)[0]
-    axes[0].hist(unit.maxima, bins=40, color=BARS)
+    values = unit.maxima.astype(np.float64)
+    flat = len(values) == 0 or np.ptp(values) <= 1e-5 * np.abs(values).max()
+    axes[0].hist(values, bins=1 if flat else 40, color=BARS)
     marks = [patch.value for patch in unit.top]
     axes[0].plot(marks, np.zeros(len(marks)), "^", color=MARKED, markersize=7, clip_on=False, zorder=3)
     axes[0].set_title(f"its maximum on {len(unit.maxima):,} photos; orange: the strongest", fontsize=10)

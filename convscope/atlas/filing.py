@@ -73,7 +73,7 @@ def write_units(store: Store, layers: Sequence[str], figures: Mapping[str, Figur
         best = best.masked_fill(dead, -1)  # it answers to all classes alike
         columns = (
             *(mean, std, own.top.value[:, 0], own.statistics.fraction_active, *_quantiles(own.sample.maxima)),
-            *(selectivity, best, dead, duplicates(others, correlations)),
+            *(selectivity, best, dead, duplicates(own.sample.maxima)),
         )
         values = zip(*(column.tolist() for column in columns), strict=True)
         rows = ((unit, *map(_known, row[:8]), *map(_numbered, row[8:])) for unit, row in enumerate(values))

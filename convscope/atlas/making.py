@@ -20,6 +20,7 @@ from convscope.data.catalog import catalog
 from convscope.data.loading import Photos
 from convscope.data.sources import SourceOptions
 from convscope.errors import Cancelled, ConvscopeError, UsageError
+from convscope.images.read import printable
 from convscope.instrument.layers import resolve
 from convscope.models.classifier import Classifier
 from convscope.optvis.plan import on_canvas
@@ -73,7 +74,7 @@ def make_atlas(
             "mean": list(classifier.mean),
             "std": list(classifier.std),
             "projected": list(wish.project),
-            "refused": [[one.name, one.reason] for one in found.refused],
+            "refused": [[printable(one.name), printable(one.reason)] for one in found.refused],
         }
         build(Build(classifier, photos, layers, wish.out, wish.top, told), workers=workers, every=every)
         atlas = Atlas(wish.out, classifier)

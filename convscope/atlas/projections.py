@@ -32,7 +32,7 @@ from convscope.optvis.plan import unrectified
 from convscope.types import Images, Pixels
 
 REFUSALS = (RuntimeError, ValueError, AssertionError)  # of torch and of networks, for a size that they do not take
-CLOSE = 1e-3  # of the largest activation: where a window's is further off, something there is not as on the canvas
+CLOSE = 1e-3  # of an activation: where a window's is further off, something there is not as on the canvas
 GREY = 0.5  # what stands for "nothing there"
 ENERGY = 0.95  # of a projection's squares: the pixels that it shows
 
@@ -139,7 +139,9 @@ class Projector:
         known = torch.tensor([piece.neuron.value for piece in pieces], dtype=found.scores.dtype)
         answers = found.scores.cpu() if self.seed is self.layer else found.scores.cpu().clamp(0, self.top)
         off = (answers - known).abs()
-        return found.raw, off <= CLOSE * known.abs().max().clamp_min(1e-6)
+        scale = known.abs().clamp_min(float(known.abs().max()) / 100).clamp_min(1e-6)
+        dtype = self.classifier.dtype or torch.float32
+        return found.raw, off <= max(CLOSE, 8 * torch.finfo(dtype).eps) * scale
 
     def field(self, neuron: Neuron) -> Box | None:
         """A neuron's receptive field, also beyond the canvas; None where it is all of that, nearly, or not known."""

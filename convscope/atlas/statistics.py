@@ -34,11 +34,12 @@ class Labels(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Of each unit's map in each image, "b units": the maximum, the sum, the Euclidean norm and the places above zero;
-    and how many places there are."""
+    """Of each unit's map in each image, "b units": the maximum, the mean, of the deviations from that the sum (which
+    rounding leaves) and the Euclidean norm, and the places above zero; and how many places there are."""
 
     best: Tensor
-    sums: Tensor
+    means: Tensor
+    rests: Tensor
     norms: Tensor
     active: Tensor
     places: int
@@ -52,13 +53,15 @@ class Seen(NamedTuple):
             return cls(*_figures(maps), maps.shape[2])
         rows = maps.flatten(0, 1)
         parts = [_figures(part) for part in rows.split(max(1, CACHED // (rows.shape[1] * rows.element_size())))]
-        best, sums, norms, active = (torch.cat(one).view(maps.shape[:2]) for one in zip(*parts, strict=True))
-        return cls(best, sums, norms, active, maps.shape[2])
+        best, means, rests, norms, active = (torch.cat(one).view(maps.shape[:2]) for one in zip(*parts, strict=True))
+        return cls(best, means, rests, norms, active, maps.shape[2])
 
 
-def _figures(maps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _figures(maps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     active = maps.sign().clamp_(min=0).sum(-1)
-    return maps.amax(-1), maps.sum(-1), torch.linalg.vector_norm(maps, dim=-1), active
+    means = maps.mean(-1)
+    apart = maps - means[..., None]
+    return maps.amax(-1), means, apart.sum(-1), torch.linalg.vector_norm(apart, dim=-1), active
 
 
 def precise(values: Tensor) -> Tensor:
@@ -95,9 +98,11 @@ class Statistics:
     def update(self, seen: Seen, labels: Labels) -> None:
         """Take in a batch, and the classes of the images that have one."""
         places = seen.places
-        # Each image's own figures are in the dtype of the maps; from here on it is float64.
-        means = precise(seen.sums) / places
-        squares = precise(seen.norms).square() - means.square() * places
+        # Each image's own figures are in the dtype of the maps; from here on it is float64. What their rounded means
+        # leave is taken up by the rest, so that a small deviation from a large mean is not lost.
+        rest = precise(seen.rests) / places
+        means = precise(seen.means) + rest
+        squares = precise(seen.norms).square() - rest.square() * places
         active = precise(seen.active).sum(0)
         mean = means.mean(0)
         batch = squares.clamp(min=0).sum(0) + (means - mean).square().sum(0) * places

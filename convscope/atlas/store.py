@@ -171,7 +171,7 @@ class Store:
         return {row["key"]: json.loads(row["value"]) for row in self._rows("SELECT key, value FROM meta")}
 
     def set_meta(self, values: Mapping[str, Any]) -> None:
-        told = [(key, json.dumps(value, ensure_ascii=False)) for key, value in values.items()]
+        told = [(key, json.dumps(value)) for key, value in values.items()]
         with self._told():
             self._open.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", told)
 
@@ -188,7 +188,9 @@ class Store:
     def set_errors(self, errors: Mapping[int, str]) -> None:
         """Say of images why they could not be read."""
         with self._told():
-            self._open.executemany("UPDATE images SET error = ? WHERE image = ?", [(w, i) for i, w in errors.items()])
+            self._open.executemany(
+                "UPDATE images SET error = ? WHERE image = ?", [(printable(w), i) for i, w in errors.items()]
+            )
 
     # --- what is asked
 

@@ -57,6 +57,9 @@ class TopK:
             if known:
                 at, rank = new.nonzero(as_tuple=True)
                 found[at, rank] = _first_places(outputs, order[at, rank] - k, rows[at])
+            elif k > len(outputs):  # fewer maps than places are asked for
+                every = first_argmax(outputs.flatten(0, 1).flatten(1)).view(best.shape).T
+                found = torch.where(new, every.gather(1, (order - k).clamp(min=0)), found)
             else:
                 maps = outputs[(order - k).clamp(min=0), rows[:, None]].flatten(2)
                 found = torch.where(new, first_argmax(maps.flatten(0, 1)).view_as(found), found)

@@ -51,7 +51,8 @@ class Unit:
     ``mean``, ``std`` and ``active`` (the share above zero) are over all places of all photos, ``max`` is the highest;
     ``q10``, ``q50`` and ``q90`` are quantiles of the maximum on each of a sample of the photos. ``selectivity`` is that
     of Morcos et al. 2018 for ``class_name``, the class of the photos with the highest mean; None where they have fewer
-    than two. ``dead``: never changes. ``duplicate_of``: the first unit of the layer that is the same up to scale.
+    than two. ``dead``: never changes. ``duplicate_of``: the first unit of the layer that is the same
+    up to scale and offset.
     """
 
     mean: float

@@ -141,7 +141,8 @@ def _list(found: Atlas, layer: str | None, order: str, class_name: str | None, j
     units = found.units(layer, order=order, class_name=class_name)
     rows = units.rows()
     if not rows:
-        note(f"no unit{f' of {layer}' if layer else ''} answers to {class_name} most")
+        asked = f"answers to {class_name} most" if class_name is not None else "is known yet"
+        note(f"no unit{f' of {layer}' if layer else ''} {asked}")
     if json:
         emit({"atlas": found.folder, "units": rows})
         return

@@ -18,7 +18,8 @@ from convscope.types import OneImage
 def weights_key(network: nn.Module, without: Collection[Tensor] = ()) -> str:
     """The digest of all weights and buffers with their names, less those of ``without``."""
     left_out = {id(t) for t in without}
-    state = {name: t for name, t in network.state_dict(keep_vars=True).items() if id(t) not in left_out}
+    every = {name: t for name, t in network.state_dict(keep_vars=True).items() if id(t) not in left_out}
+    state = {name: t for name, t in every.items() if isinstance(t, Tensor)}  # extra state may be anything
     return key_of(*(part for n, t in state.items() for part in (n, tuple(t.shape), str(t.dtype), raw_bytes(t))))
 
 

@@ -50,11 +50,13 @@ def test_units_that_are_the_same_up_to_scale_are_duplicates_of_the_first():
     values[:, 9] = values[:, 2] / 2
     values[:, 10] = -values[:, 4]  # the opposite is not the same
     values[:, 0] = values[:, 0] + 1e-2 * maxima(seed=1)[:, 0]
-    assert duplicates(*neighbours(values)).tolist() == [-1, -1, -1, -1, -1, 2, -1, -1, -1, 2, -1, -1]
+    assert duplicates(values).tolist() == [-1, -1, -1, -1, -1, 2, -1, -1, -1, 2, -1, -1]
 
 
 def test_more_of_the_same_than_there_are_neighbours():
-    values = maxima(units=1).expand(-1, 20)
-    found = duplicates(*neighbours(values)).tolist()
-    assert found[0] == -1
-    assert all(0 <= other < unit for unit, other in enumerate(found) if unit)
+    values = maxima(units=1).expand(-1, 20) * torch.arange(1, 21)
+    assert duplicates(values).tolist() == [-1, *[0] * 19]
+
+
+def test_of_few_images_nothing_is_said_to_be_the_same():
+    assert duplicates(maxima(images=2)).tolist() == [-1] * 12

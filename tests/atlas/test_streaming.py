@@ -12,6 +12,7 @@ from torch import nn
 
 from convscope.atlas import topk
 from convscope.atlas.sample import PLACED, sampled
+from convscope.atlas.statistics import Labels, Seen, Statistics
 from convscope.atlas.streaming import Figures, Pass
 from convscope.errors import ConvscopeError
 from convscope.instrument.state import undisturbed
@@ -221,3 +222,29 @@ def test_half_precision_is_counted_in_single():
     with torch.no_grad():
         found.see(torch.rand(4, 3, 12, 12), np.arange(4), np.full(4, -1))
     assert found.figures["1"].top.value.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "side"), [(0.37, 0, 56), (123.4, 0, 112), (0.1, 0, 7), (1.0, 1e-4, 56), (100.0, 0.01, 60)]
+)
+def test_a_small_deviation_from_a_large_mean_is_not_lost(mean, std, side):
+    noise = torch.randn(6, 2, side, side, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    maps = (mean + std * noise).float()
+    running = Statistics.empty(2, 0, maps)
+    for part in maps.split(4):
+        running.update(Seen.of(part), Labels.of(np.full(len(part), -1), 0, part.device))
+    exact = maps.double().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(running.mean, exact.mean(1), rtol=1e-9, atol=0)
+    torch.testing.assert_close(running.std, exact.std(1, correction=0), rtol=1e-4, atol=1e-7 * mean)
+    assert bool((running.std <= 1e-6 * running.mean.abs()).all()) == (std == 0), "dead"
+
+
+def test_more_places_than_a_batch_has_images(case, monkeypatch):
+    batches = [np.arange(start, min(start + 5, COUNT)) for start in range(0, COUNT, 5)]
+    known = passed(case, batches, k=12)
+    monkeypatch.setattr(topk, "AT_ONCE_KNOWN", set())
+    unknown = passed(case, batches, k=12)
+    for layer in LAYERS:
+        for name in ("value", "image", "place"):
+            one, other = (getattr(found.figures[layer].top, name) for found in (known, unknown))
+            assert torch.equal(one, other), (layer, name)
