@@ -16,7 +16,7 @@ from convscope.models.device import best_device
 from convscope.models.registry import load_classifier, parse
 from convscope.optvis.plan import REFUSALS
 
-CODE = ("file", "module")  # specifiers that run code: an atlas from elsewhere does not choose what is run here
+CODE = ("file", "module")  # specifiers that run code; a run's settings may name code too, and are not asked about
 
 
 def network_of(folder: Path, meta: Mapping[str, Any], given: Any = None) -> Classifier:
