@@ -29,7 +29,8 @@ class Atlas:
     """An atlas that ``Scope.atlas`` or ``convscope atlas`` made, in ``folder``; also one that is still being built.
 
     ``model``: the network it was made of (a Scope, Classifier, module or specifier), which new pictures need; by
-    default the one that the atlas names, unless that is code itself. A run is loaded without asking, and may name code: open what you trust.
+    default the one that the atlas names, unless that is code itself. A run is loaded without asking, and may name
+    code: open what you trust.
     """
 
     def __init__(self, folder: str | Path, model: Any = None) -> None:
