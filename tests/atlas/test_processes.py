@@ -33,19 +33,23 @@ LAYERS = ("0", "1", "4")
 MODEL = ["net.py:Net", "--weights", "net.safetensors", "--size", "8", "--mean", ".4", "--std", ".5"]
 LINE = [*MODEL, "idx", "--layers", ",".join(LAYERS)]
 # What torchrun starts: command lines one after the other, and what became of each. Each is for the first so many of the
-# processes; those of another number than torchrun's meet at a port of their own.
+# processes; those of another number than torchrun's meet at a port of their own. For one of them the disk may be full.
 DRIVER = """
-import contextlib, io, json, os, pathlib, sys
+import contextlib, io, json, os, pathlib, resource, sys
 from convscope.cli.process import run
-rank, found = int(os.environ["RANK"]), []
-for together, port, args in json.loads(sys.argv[1]):
+rank, found, usual = int(os.environ["RANK"]), [], resource.getrlimit(resource.RLIMIT_FSIZE)
+for together, port, args, full in json.loads(sys.argv[1]):
     if rank >= together:
         continue
     if port:
         os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)
         os.environ |= {"WORLD_SIZE": str(together), "LOCAL_WORLD_SIZE": str(together), "MASTER_PORT": str(port)}
+    if rank == full:
+        size = os.path.getsize(f"{args[-1]}/atlas.sqlite") + 4096
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, usual[1]))
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         code = run(["atlas", *args])
+    resource.setrlimit(resource.RLIMIT_FSIZE, usual)
     found.append([code, out.getvalue(), err.getvalue()])
 pathlib.Path(f"told-{rank}.json").write_text(json.dumps(found))
 """
@@ -98,14 +102,15 @@ class Ended:
 @pytest.fixture(scope="module")
 def done(place: Path) -> list[list[Ended]]:
     """What each of several processes says: three make ``three``, two finish ``begun``, and two fail in several ways."""
+    lines: list[tuple[int, int | None, list[str], int | None]] = []
+    lines.append((3, None, [*LINE, "--project", "deconvnet", "--out", "three"], None))
+    finishing = [*LINE, "--out", "begun"]
+    drawing = [*LINE, "--project", "deconvnet", "--out", "begun"]
     with ExitStack() as stack:
-        lines: list[tuple[int, int | None, list[str]]] = [
-            (3, None, [*LINE, "--project", "deconvnet", "--out", "three"])
-        ]
-        for args in ([*LINE, "--out", "begun"], *(args for args, _, _ in FAILING)):
+        for args in (finishing, *(args for args, _, _ in FAILING), drawing):
             opened = stack.enter_context(socket.socket())
             opened.bind(("127.0.0.1", 0))
-            lines.append((2, opened.getsockname()[1], args))
+            lines.append((2, opened.getsockname()[1], args, 1 if args is drawing else None))
     own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     (place / "driver.py").write_text(DRIVER)
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "driver.py"]
@@ -186,5 +191,16 @@ def test_an_error_ends_all_processes_in_one_line_each(place: Path, done: list[li
         assert line.startswith(f"convscope: error: {words}")
         assumed = rank == 0 and words.startswith("net.py:Net has other weights")
         assert [remark.partition(",")[0] for remark in remarks] == ["convscope: net.py:Net: no --weights"] * assumed
+
+
+def test_errors_leave_what_is_there(place: Path, done: list[list[Ended]]) -> None:
     same(place / "whole", place / "three")
     assert not (place / "no").exists()
+
+
+def test_one_that_cannot_keep_its_pictures_does_not_leave_the_other_waiting(done: list[list[Ended]]) -> None:
+    first, second = done[-1]
+    assert (first.code, first.out, first.err) == (1, "", "convscope: error: another process failed\n")
+    assert (second.code, second.out) == (1, "")
+    assert second.err.startswith("convscope: error: begun/atlas.sqlite: ")
+    assert second.err.endswith("what is there already is kept\n")

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from convscope import Atlas
 from tests.atlas.test_build import everything
 from tests.cli.atlases import DIGITS, WHOLE, begun, cells, grey_network, held, made, table
-from tests.cli.conftest import Call
+from tests.cli.conftest import MODEL, Call
 
 
 @pytest.fixture(autouse=True)
@@ -86,9 +86,11 @@ def test_projections_and_patterns_are_made_for_all_units_that_are_alive(call: Ca
     assert len(tops) == 9 * 12
     wanted = {(*top, what) for top in tops if top[:2] in alive for what in ("photo", "deconvnet", "guided")}
     assert set(table("a", "SELECT layer, unit, image, what FROM renders")) == wanted
-    made(call, *WHOLE, "-o", "a", "--patterns")
-    patterns = set(table("a", "SELECT layer, unit, image, what FROM renders")) - wanted
-    assert patterns == {(*unit, -1, "pattern") for unit in alive}
+    one = (*MODEL, "photos", "--layers", "features.1", "-o", "b")
+    made(call, *one)
+    made(call, *one, "--patterns")
+    patterns = set(table("b", "SELECT layer, unit, image, what FROM renders"))
+    assert patterns == {(0, unit, -1, "pattern") for unit in (0, 1, 3)}
     for picture, top, left, bottom, right in table(
         "a", 'SELECT picture, top, "left", bottom, "right" FROM renders WHERE layer = 0 AND image >= 0'
     ):
