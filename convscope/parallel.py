@@ -66,6 +66,19 @@ def accelerated(device: torch.device, precision: str) -> Iterator[Accelerator]:
         os.environ.update({key: value for key, value in before.items() if value is not None})
 
 
+@contextmanager
+def on_own_device(module: nn.Module, device: torch.device) -> Iterator[Accelerator]:
+    """``accelerated`` in full precision, with a module that is on ``device`` on the one that this process has: of
+    several each has its own. Afterwards it is where it was."""
+    several = int(os.environ.get("WORLD_SIZE") or 1) > 1
+    with accelerated(torch.device(device.type) if several else device, "fp32") as accelerator:
+        try:
+            module.to(accelerator.device)
+            yield accelerator
+        finally:
+            module.to(device)
+
+
 def _accelerator(device: torch.device, mode: str, patient: InitProcessGroupKwargs) -> Accelerator:
     """One that is where it was asked for; there may be one of the user's own in this process already."""
     try:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from convscope.atlas.build import COMPLETE, DONE, STATE
 from convscope.atlas.gallery import layer_sheet
 from convscope.atlas.pictures import Picture, Pictures
-from convscope.atlas.projections import Neuron, Projector
+from convscope.atlas.projections import Neuron
 from convscope.atlas.store import Row, Store
 from convscope.atlas.tables import to_parquet
 from convscope.atlas.unit import Unit, Units
@@ -71,10 +71,6 @@ class Atlas:
     def classifier(self) -> Classifier:
         """The network, checked to be the one that the atlas was made of."""
         return self._pictures.classifier
-
-    def projector(self, layer: str) -> Projector:
-        """What projects a layer's units."""
-        return self._pictures.projector(layer)
 
     def layer(self, address: str) -> Row:
         """What is known of a layer."""
@@ -184,7 +180,8 @@ class Atlas:
         parts: list[np.ndarray] = []
         for file in self.meta[STATE]:
             with safe_open(self.folder / file, "np") as opened:
-                if f"{layer}/{name}" in opened.keys():  # noqa: SIM118 - it is no dict
+                held = opened.keys()
+                if f"{layer}/{name}" in held:
                     found = opened.get_slice(f"{layer}/{name}")
                     if 0 in found.get_shape():  # photos without classes: nothing cannot be sliced
                         found = opened.get_tensor(f"{layer}/{name}")

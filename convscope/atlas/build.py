@@ -7,7 +7,6 @@ putting away is done again, batch by batch as before: the result is that of a pa
 from __future__ import annotations
 
 import math
-import os
 import platform
 import re
 import time
@@ -24,6 +23,7 @@ from accelerate import Accelerator
 
 from convscope import __version__
 from convscope.atlas.filing import read_figures, write_figures, write_units
+from convscope.atlas.photos import fingerprint
 from convscope.atlas.store import Store, alone
 from convscope.atlas.streaming import Pass
 from convscope.data.cache import key_of
@@ -37,7 +37,7 @@ from convscope.instrument.state import undisturbed
 from convscope.instrument.trace import trace
 from convscope.instrument.weights import answers, weights_key
 from convscope.models.classifier import Classifier
-from convscope.parallel import accelerated, from_first, gathered, led, most
+from convscope.parallel import from_first, gathered, led, most, on_own_device
 from convscope.progress import cancelled, track
 
 # Images in a batch: always the same ones, so that a pass that was cut off gives the same figures.
@@ -88,9 +88,8 @@ def differences(wanted: Mapping[str, str], there: Mapping[str, str]) -> list[str
     """What of an atlas is other than it should be. Answers may differ as much as those of two devices do."""
     other = [name for name, value in wanted.items() if name != "answers" and there.get(name) != value]
     if "answers" in wanted and not {"weights", "network", "normalisation"} & set(other):
-        pairs = zip(wanted["answers"].split(), there.get("answers", "").split(), strict=False)
-        same = len(wanted["answers"].split()) == len(there.get("answers", "").split())
-        if not same or not all(math.isclose(float(a), float(b), rel_tol=ALIKE) for a, b in pairs):
+        own, its = ([float(word) for word in one.get("answers", "").split()] for one in (wanted, there))
+        if len(own) != len(its) or not all(math.isclose(*pair, rel_tol=ALIKE) for pair in zip(own, its, strict=True)):
             other.append("code")
     return other
 
@@ -104,14 +103,8 @@ def build(job: Build, *, workers: int | None = None, every: float = SECONDS) -> 
         raise UsageError("an atlas needs at least one layer")
     if job.top < 1:
         raise UsageError(f"top is the number of patches of each unit, at least 1, got {job.top}")
-    device = job.classifier.device
-    several = int(os.environ.get("WORLD_SIZE") or 1) > 1
-    with accelerated(torch.device(device.type) if several else device, "fp32") as accelerator:
-        try:
-            job.classifier.to(accelerator.device)
-            _build(job, workers, every, accelerator)
-        finally:
-            job.classifier.to(device)
+    with on_own_device(job.classifier, job.classifier.device) as accelerator:
+        _build(job, workers, every, accelerator)
     return job.folder
 
 
@@ -210,7 +203,7 @@ def _image_rows(photos: Photos) -> Iterator[tuple[Any, ...]]:
         place: tuple[Any, ...] = (None, None, None)
         if isinstance(store, Members):
             place = store.shards[int(store.shard[row])], int(store.start[row]), int(store.size[row])
-        content = "".join(f"{int(word):016x}" for word in found.hashes[row])
+        content = fingerprint(found.hashes[row])
         sides = int(found.height[row]), int(found.width[row])
         yield row, store.names[row], None if label < 0 else label, *sides, content, *place, None
 

@@ -24,7 +24,7 @@ COLUMNS, TILE = 9, 150
 WIDTH = COLUMNS * TILE  # of the charts, about that of a strip
 CLASSES = 12  # bars of the class profile
 DOTS = 100
-BARS, MARKED, PALE = "#0072B2", "#D55E00", "#9a9a9a"  # told apart by the colour-blind too (Okabe and Ito)
+BARS, MARKED = "#0072B2", "#D55E00"  # told apart by the colour-blind too (Okabe and Ito)
 
 
 def card(unit: Unit, methods: Sequence[str], control: bool) -> Image.Image:
@@ -76,13 +76,13 @@ def _top(unit: Unit, methods: Sequence[str], control: bool, missing: list[str]) 
     """The strongest patches, and below each its projections and their controls."""
     patches = unit.top[:COLUMNS]
     neurons = [unit.neuron(patch) for patch in patches]
-    found = unit.atlas.pictures(unit.layer, neurons, methods)
-    if control:
-        try:
-            found = unit.atlas.pictures(unit.layer, neurons, methods, control=True)
-        except ConvscopeError as error:  # not every network can be copied
-            missing.append(str(error))
-            control = False
+    try:
+        found = unit.atlas.pictures(unit.layer, neurons, methods, control=control)
+    except ConvscopeError as error:  # not every network can be copied, or is at hand
+        if not control:
+            raise
+        found, control = unit.atlas.pictures(unit.layer, neurons, methods), False
+        missing.append(str(error))
     shown = [patch for patch in patches if (unit.number, patch.number, PHOTO) in found]
     strips = [_strip(unit, shown, PHOTO, found, [_about(patch) for patch in shown], _of_field(unit))]
     for method in methods:

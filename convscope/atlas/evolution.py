@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from convscope.atlas.atlas import Atlas
-from convscope.atlas.pictures import Picture
 from convscope.atlas.renders import PHOTO
-from convscope.atlas.snapshots import CLOSE_UP, SEAM, Snapshot, snapshot_sheet
+from convscope.atlas.snapshots import Snapshot, side_by_side, snapshot_sheet
 from convscope.atlas.unit import Unit
 from convscope.errors import ConvscopeError, UsageError
 from convscope.images.sheet import headed
@@ -65,7 +64,7 @@ def _snapshot(epoch: int, unit: Unit, method: str, folder: Path, before: str | N
         raise ConvscopeError(unit.atlas.troubles.get(patch.number, f"there is no picture of {patch.image}"))
     seen, back = (pictures[unit.number, patch.number, what] for what in (PHOTO, method))
     name = f"{slug(unit.address)}-{epoch:04d}.png"
-    _pair(back, seen).save(folder / name)
+    side_by_side(back.image, seen.image).save(folder / name)
     jumped = before is not None and not unit.dead and before != patch.image
     field = seen.box or (0, 0, *unit.atlas.meta["framing"]["size"])
     empty = bool((back.told or {}).get("empty"))
@@ -73,13 +72,3 @@ def _snapshot(epoch: int, unit: Unit, method: str, folder: Path, before: str | N
     return Snapshot(
         epoch, unit.address, patch.value, patch.image, patch.number, *place, field, jumped, unit.dead, empty, name
     )
-
-
-def _pair(back: Picture, seen: Picture) -> Image.Image:
-    """Both, enlarged alike, side by side."""
-    times = max(1, CLOSE_UP // max(back.image.size))
-    halves = [ImageOps.scale(one.image, times, Image.Resampling.NEAREST) for one in (back, seen)]
-    pair = Image.new("RGB", (2 * halves[0].width + SEAM, halves[0].height), "white")
-    for half, start in zip(halves, (0, halves[0].width + SEAM), strict=True):
-        pair.paste(half, (start, 0))
-    return pair

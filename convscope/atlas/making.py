@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from convscope.atlas.atlas import Atlas
@@ -24,7 +21,7 @@ from convscope.images.read import printable
 from convscope.instrument.layers import resolve
 from convscope.models.classifier import Classifier
 from convscope.optvis.plan import on_canvas
-from convscope.parallel import accelerated, led, most
+from convscope.parallel import led, most, on_own_device
 from convscope.progress import cancelled
 
 
@@ -58,13 +55,7 @@ def make_atlas(
     with on_canvas(classifier):
         layers = layers_of(classifier, wish.layers)
     how = SourceOptions.of(options)
-    # Of several processes each has a device of its own.
-    several = int(os.environ.get("WORLD_SIZE") or 1) > 1
-    before = classifier.device
-    with (
-        accelerated(torch.device(before.type) if several else before, "fp32") as accelerator,
-        _on(classifier, accelerator.device, before),
-    ):
+    with on_own_device(classifier, classifier.device) as accelerator:
         with led(accelerator):  # the others find the scan in the cache
             found = catalog(source, how)
         photos = Photos(found, classifier.framing, classifier.channels, background=background)
@@ -94,16 +85,6 @@ def _draw(atlas: Atlas, wish: Wish, accelerator: Accelerator) -> None:
         failed = error
     if most(int(failed is not None), accelerator):
         raise failed or (Cancelled("interrupted") if cancelled() else ConvscopeError("another process failed"))
-
-
-@contextmanager
-def _on(classifier: Classifier, device: torch.device, before: torch.device) -> Iterator[None]:
-    """The classifier on a device, and back again."""
-    try:
-        classifier.to(device)
-        yield
-    finally:
-        classifier.to(before)
 
 
 def layers_of(classifier: Classifier, wanted: Sequence[str]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,11 @@ def _lasting(found: Catalog) -> str:
     return str(path.resolve()) if path.exists() else found.source
 
 
+def fingerprint(words: Iterable[int]) -> str:
+    """A content's hash, which are two words, as the database has it."""
+    return "".join(f"{int(word):016x}" for word in words)
+
+
 class Canvases:
     """What the network was given of each image, by its row of the table: pixels "c h w" as bytes."""
 
@@ -65,7 +70,7 @@ class Canvases:
                 raise ConvscopeError(f"{name} is no longer in {source['path']}")
         try:
             content = store.content(index)
-            if "".join(f"{word:016x}" for word in content_hash(content)) != image["content"]:
+            if fingerprint(content_hash(content)) != image["content"]:
                 raise ConvscopeError(f"{name} is not the photo that the atlas was made of: build it anew")
             return self.framing.canvas(store.photo(index, self.background), self.channels)
         except OSError as error:

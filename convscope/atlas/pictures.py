@@ -18,7 +18,7 @@ from convscope.atlas.opening import network_of
 from convscope.atlas.photos import Canvases
 from convscope.atlas.projections import Carried, Neuron, Projector, projecting
 from convscope.atlas.renders import PATTERN, PHOTO, Render, control_of, render
-from convscope.atlas.store import Row, Store
+from convscope.atlas.store import COLUMNS, Row, Store
 from convscope.errors import ConvscopeError
 from convscope.images.colour import Box
 from convscope.images.show import png_of
@@ -164,9 +164,8 @@ class Pictures:
                 raise
             if len(self._unkept) > UNKEPT:
                 self._unkept.clear()
-            names = ("unit", "image", "what", "picture", "top", "left", "bottom", "right", "about")
             for row in rows:
-                told = dict(zip(names, row, strict=True))
+                told = dict(zip(COLUMNS["renders"][1:], row, strict=True))
                 self._unkept[layer, told["unit"], told["image"], told["what"]] = Picture.of(told)
 
     def make_patterns(self, layer: Row, units: Sequence[int], budget: float = BUDGET_MIB) -> None:

@@ -27,14 +27,13 @@ from convscope.instrument.target import Target
 from convscope.instrument.trace import Trace, Value, trace
 from convscope.instrument.windows import Windows, windows
 from convscope.methods import METHODS, configure
+from convscope.methods.display import ENERGY
 from convscope.models.classifier import Classifier
-from convscope.optvis.plan import unrectified
+from convscope.optvis.plan import REFUSALS, unrectified
 from convscope.types import Images, Pixels
 
-REFUSALS = (RuntimeError, ValueError, AssertionError)  # of torch and of networks, for a size that they do not take
 CLOSE = 1e-3  # of an activation: where a window's is further off, something there is not as on the canvas
 GREY = 0.5  # what stands for "nothing there"
-ENERGY = 0.95  # of a projection's squares: the pixels that it shows
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from convscope.errors import ConvscopeError
 from convscope.images import colour
 from convscope.images.colour import Box
 from convscope.images.frame import to_image
+from convscope.images.show import png_of
 from convscope.instrument.batches import AT_ONCE
 from convscope.methods import configure
 from convscope.methods.display import energy_box
@@ -103,7 +103,7 @@ def _rendered(
         own = piece.neuron
         if (own.unit, own.image) not in known:
             seen = to_image(piece.pixels[:, *piece.within(box)] / 255)
-            rows.append((own.unit, own.image, PHOTO, _png(_placed(seen, piece, box)), *box, "{}"))
+            rows.append((own.unit, own.image, PHOTO, png_of(_placed(seen, piece, box)), *box, "{}"))
     for name, raw in raws.items():
         about = [asdict(one) for one in projector.carried(pieces, raw, boxes)]
         rows += _pictures(name, pieces, raw, boxes, about)
@@ -134,7 +134,7 @@ def _pictures(
         seen = raw[:, *piece.within(box)]
         picture = _placed(Image.fromarray(colour.pixels(seen)), piece, box)
         told = json.dumps({"empty": not bool(seen.any()), **(about[i] if about is not None else {})})
-        rows.append((piece.neuron.unit, piece.neuron.image, what, _png(picture), *box, told))
+        rows.append((piece.neuron.unit, piece.neuron.image, what, png_of(picture), *box, told))
     return rows
 
 
@@ -149,9 +149,3 @@ def _placed(picture: Image.Image, piece: Piece, box: Box) -> Image.Image:
     rows, cols = piece.within(box)
     whole.paste(picture, (cols.start + piece.left - left, rows.start + piece.top - top))
     return whole
-
-
-def _png(picture: Image.Image) -> bytes:
-    with io.BytesIO() as buffer:
-        picture.save(buffer, "PNG")
-        return buffer.getvalue()

@@ -103,11 +103,13 @@ def close_up(raw: Tensor, photo: Tensor, field: Box, traits: Traits) -> Image.Im
     """The projection and the photo on a field, side by side; small ones with their pixels as squares."""
     top, left, bottom, right = field
     box = (slice(None), slice(top, bottom), slice(left, right))
-    times = max(1, CLOSE_UP // max(bottom - top, right - left))
-    halves = [
-        ImageOps.scale(half, times, Image.Resampling.NEAREST)
-        for half in (display.picture(raw[box], traits), to_image(photo[box]))
-    ]
+    return side_by_side(display.picture(raw[box], traits), to_image(photo[box]))
+
+
+def side_by_side(back: Image.Image, seen: Image.Image) -> Image.Image:
+    """A projection and a photo of one size, as a snapshot keeps them: enlarged alike where they are small."""
+    times = max(1, CLOSE_UP // max(back.size))
+    halves = [ImageOps.scale(half, times, Image.Resampling.NEAREST) for half in (back, seen)]
     pair = Image.new("RGB", (2 * halves[0].width + SEAM, halves[0].height), "white")
     for half, start in zip(halves, (0, halves[0].width + SEAM), strict=True):
         pair.paste(half, (start, 0))

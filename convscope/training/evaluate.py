@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from convscope.images.frame import Framing
 from convscope.instrument.target import class_names
 from convscope.models.classifier import Classifier, probabilities
 from convscope.models.run import CONFIG
-from convscope.parallel import accelerated
+from convscope.parallel import on_own_device
 from convscope.training.config import resolve_config, sections_of
 from convscope.training.learned import seen_by
 from convscope.training.metrics import Metrics, measure
@@ -73,17 +72,13 @@ def evaluate(
         forward, framing = TenCrops(classifier, framing.size), _larger(framing)
     photos = Photos(found, framing, classifier.channels, background=background or classifier.background)
     loader = Loader(photos, workers_for(photos, workers))
-    modes, device = [(module, module.training) for module in network.modules()], classifier.device
+    modes = [(module, module.training) for module in network.modules()]
     try:
-        # Each of several processes has a device of its own.
-        several = int(os.environ.get("WORLD_SIZE") or 1) > 1
-        with accelerated(torch.device(device.type) if several else device, "fp32") as accelerator:
-            classifier.to(accelerator.device)
+        with on_own_device(classifier, classifier.device) as accelerator:
             kept, logits, lost = outputs(forward, network, loader, rows, AT_ONCE, accelerator, "photos")
             leads = accelerator.is_main_process
     finally:
         loader.close()
-        classifier.to(device)
         for module, training in modes:
             module.training = training
     if not len(kept):

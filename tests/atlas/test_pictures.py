@@ -145,7 +145,7 @@ def test_where_a_window_is_not_as_the_whole_the_whole_is_taken(photos, tmp_path,
     torch.manual_seed(0)
     scope = scope_of(network().eval())
     atlas = scope.atlas(photos, out=tmp_path / "atlas", layers="b", workers=0)
-    assert (atlas.projector("b").windows is None) == (network is Strict)
+    assert (Projector(scope.classifier, "b").windows is None) == (network is Strict)
     unit = next(unit for unit in atlas.units("b") if unit.max > 0)
     for patch in unit.top[:3]:
         found = atlas.pictures("b", [unit.neuron(patch)], ["guided"])
