@@ -15,6 +15,7 @@ from torch import Tensor
 from convscope.types import Features, Logits
 
 CACHED = 2**19  # bytes of maps that a core's cache holds
+WEAK = 0.01  # of the squared mean: above it float32 gives a map's variance to a ten-thousandth
 
 
 class Labels(NamedTuple):
@@ -34,13 +35,12 @@ class Labels(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Of each unit's map in each image, "b units": the maximum, the mean, of the deviations from that the sum (which
-    rounding leaves) and the Euclidean norm, and the places above zero; and how many places there are."""
+    """Of each unit's map in each image, "b units": the maximum, in float64 the mean and the sum of squared deviations
+    from it, and the places above zero; and how many places there are."""
 
     best: Tensor
     means: Tensor
-    rests: Tensor
-    norms: Tensor
+    squares: Tensor
     active: Tensor
     places: int
 
@@ -49,19 +49,42 @@ class Seen(NamedTuple):
         """Of a layer's outputs. On a CPU some maps at a time, so few that they are still in its cache for the next
         figure: memory would be the bound."""
         maps = outputs.flatten(2) if outputs.ndim > 2 else outputs[:, :, None]
-        if maps.device.type != "cpu" or not maps.is_contiguous():
-            return cls(*_figures(maps), maps.shape[2])
-        rows = maps.flatten(0, 1)
-        parts = [_figures(part) for part in rows.split(max(1, CACHED // (rows.shape[1] * rows.element_size())))]
-        best, means, rests, norms, active = (torch.cat(one).view(maps.shape[:2]) for one in zip(*parts, strict=True))
-        return cls(best, means, rests, norms, active, maps.shape[2])
+        shape, places = maps.shape[:2], maps.shape[2]
+        rows = maps.reshape(-1, places)
+        if rows.device.type != "cpu":
+            means, squares = _deviations(rows)
+            best, active = rows.amax(-1), _active(rows)
+            return cls(best.view(shape), means.view(shape), squares.view(shape), active.view(shape), places)
+        parts = [_figures(part) for part in rows.split(_some(rows))]
+        best, sums, norms, active = (torch.cat(one) for one in zip(*parts, strict=True))
+        means = precise(sums) / places
+        squares = precise(norms).square() - means.square() * places
+        # Where maps hardly vary, rounding has eaten what the squares differ by: those few are looked at again.
+        weak = (squares < WEAK * places * means.square()).nonzero().squeeze(1)
+        for few in weak.split(_some(rows)):
+            means[few], squares[few] = _deviations(rows.index_select(0, few))
+        return cls(best.view(shape), means.view(shape), squares.view(shape), active.view(shape), places)
 
 
-def _figures(maps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    active = maps.sign().clamp_(min=0).sum(-1)
-    means = maps.mean(-1)
-    apart = maps - means[..., None]
-    return maps.amax(-1), means, apart.sum(-1), torch.linalg.vector_norm(apart, dim=-1), active
+def _some(rows: Tensor) -> int:
+    return max(1, CACHED // (rows.shape[1] * rows.element_size()))
+
+
+def _figures(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return rows.amax(-1), rows.sum(-1), torch.linalg.vector_norm(rows, dim=-1), _active(rows)
+
+
+def _active(rows: Tensor) -> Tensor:
+    return rows.sign().clamp_(min=0).sum(-1)
+
+
+def _deviations(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Means, and sums of squared deviations from them. What a rounded mean leaves is taken up by the rest."""
+    means = rows.mean(-1)
+    apart = rows - means[:, None]
+    rest = precise(apart.sum(-1)) / rows.shape[1]
+    squares = precise(torch.linalg.vector_norm(apart, dim=-1)).square() - rest.square() * rows.shape[1]
+    return precise(means) + rest, squares
 
 
 def precise(values: Tensor) -> Tensor:
@@ -97,16 +120,10 @@ class Statistics:
 
     def update(self, seen: Seen, labels: Labels) -> None:
         """Take in a batch, and the classes of the images that have one."""
-        places = seen.places
-        # Each image's own figures are in the dtype of the maps; from here on it is float64. What their rounded means
-        # leave is taken up by the rest, so that a small deviation from a large mean is not lost.
-        rest = precise(seen.rests) / places
-        means = precise(seen.means) + rest
-        squares = precise(seen.norms).square() - rest.square() * places
-        active = precise(seen.active).sum(0)
+        places, means = seen.places, seen.means
         mean = means.mean(0)
-        batch = squares.clamp(min=0).sum(0) + (means - mean).square().sum(0) * places
-        self._add(float(places * len(means)), mean, batch, active)
+        batch = seen.squares.clamp(min=0).sum(0) + (means - mean).square().sum(0) * places
+        self._add(float(places * len(means)), mean, batch, precise(seen.active).sum(0))
         self.by_class.index_add_(0, labels.classes, means[labels.rows])
         self.members += labels.members
 

@@ -108,17 +108,19 @@ class Pass:
             Labels.of(labels, self.classes, images.device),
             Drawn.of(self._slots[numbers], images.device),
         )
-        finite: dict[str, Tensor] = {}
-        looks = {layer: partial(self._look, layer, batch, finite) for layer in self.layers}
+        peak: dict[str, Tensor] = {}
+        looks = {layer: partial(self._look, layer, batch, peak) for layer in self.layers}
         with record(self.classifier.network, self.layers, stop=True, reduce=looks) as kept:
             self.classifier(images)
         if missing := [layer for layer in self.layers if layer not in kept]:
             _ = kept[missing[0]]  # which says why
-        if not bool(torch.stack(list(finite.values())).all()):  # asked once for all layers
-            layer = next(layer for layer, held in finite.items() if not bool(held))
+        if not bool(
+            torch.cat([best.flatten() for best in peak.values()]).isfinite().all()
+        ):  # asked once for all layers
+            layer = next(layer for layer, best in peak.items() if not bool(best.isfinite().all()))
             raise ConvscopeError(f"layer {layer} gives NaN or infinity: check the model's weights, mean and std")
 
-    def _look(self, layer: str, batch: _Batch, finite: dict[str, Tensor], outputs: Features | Logits) -> None:
+    def _look(self, layer: str, batch: _Batch, peak: dict[str, Tensor], outputs: Features | Logits) -> None:
         outputs = outputs.detach()
         if outputs.ndim not in (2, 4) or len(outputs) != len(batch.numbers):
             raise UsageError(f"layer {layer} gives {tuple(outputs.shape[1:])} an image: neither maps nor numbers")
@@ -130,7 +132,7 @@ class Pass:
             own = self.figures[layer] = self._begin(outputs)
         seen = Seen.of(outputs) if own.statistics is not None else None
         best = seen.best if seen is not None else peaks(outputs)
-        finite[layer] = best.isfinite().all()
+        peak[layer] = best
         own.top.update(outputs, best, batch.numbers)
         if seen is not None and own.statistics is not None and own.sample is not None:
             own.statistics.update(seen, batch.labels)
