@@ -57,17 +57,20 @@ class Seen(NamedTuple):
             return cls(best.view(shape), means.view(shape), squares.view(shape), active.view(shape), places)
         parts = [_figures(part) for part in rows.split(_some(rows))]
         best, sums, norms, active = (torch.cat(one) for one in zip(*parts, strict=True))
-        means = precise(sums) / places
-        squares = precise(norms).square() - means.square() * places
+        # In numpy, whose small steps take a fraction of torch's.
+        mean = sums.numpy().astype(np.float64) / places
+        square, of_mean = np.square(norms.numpy(), dtype=np.float64), np.square(mean) * places
+        square -= of_mean
+        means, squares = torch.from_numpy(mean), torch.from_numpy(square)
         # Where maps hardly vary, rounding has eaten what the squares differ by: those few are looked at again.
-        weak = (squares < WEAK * places * means.square()).nonzero().squeeze(1)
-        for few in weak.split(_some(rows)):
+        weak = np.flatnonzero(square < WEAK * of_mean)
+        for few in torch.from_numpy(weak).split(_some(rows)) if len(weak) else ():
             means[few], squares[few] = _deviations(rows.index_select(0, few))
         return cls(best.view(shape), means.view(shape), squares.view(shape), active.view(shape), places)
 
 
 def _some(rows: Tensor) -> int:
-    return max(1, CACHED // (rows.shape[1] * rows.element_size()))
+    return max(1, CACHED * torch.get_num_threads() // (rows.shape[1] * rows.element_size()))
 
 
 def _figures(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -75,7 +78,7 @@ def _figures(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _active(rows: Tensor) -> Tensor:
-    return rows.sign().clamp_(min=0).sum(-1)
+    return torch.gt(rows, 0, out=torch.empty_like(rows)).sum(-1)  # numbers: truth values are added up slowly
 
 
 def _deviations(rows: Tensor) -> tuple[Tensor, Tensor]:
