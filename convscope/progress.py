@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Protocol, TextIO, TypeVar
 
@@ -58,6 +58,11 @@ def reporting_unless_listened() -> Iterator[None]:
         return
     with reporting(ConsoleProgress()):
         yield
+
+
+def shown(wanted: bool) -> AbstractContextManager[None]:
+    """As ``reporting_unless_listened``, if that is wanted."""
+    return reporting_unless_listened() if wanted else nullcontext()
 
 
 def cancelled() -> bool:

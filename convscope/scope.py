@@ -29,12 +29,13 @@ from convscope.optvis import Objective, Patterns, Recipe, Units
 from convscope.optvis.dream import caricature, dream
 from convscope.optvis.plan import BUDGET_MIB
 from convscope.optvis.visualize import plan_patterns, visualize
-from convscope.progress import reporting_unless_listened
+from convscope.progress import shown
 from convscope.types import Images
 
 if TYPE_CHECKING:
     from convscope.atlas.atlas import Atlas
     from convscope.models.export import Checked as Exported
+    from convscope.studies.result import Result
     from convscope.training.evaluate import Evaluation
 
 
@@ -77,7 +78,7 @@ class Scope:
             framing = Framing(interpolation=interpolation)
             if size is not None:
                 canvas = canvas_of(size)
-                framing = Framing(canvas, None if crop is None else _covered(canvas, crop), interpolation)
+                framing = Framing.covering(canvas, crop, interpolation)
             self.classifier = Classifier(
                 unwrapped(module),
                 as_classes(classes),
@@ -143,7 +144,7 @@ class Scope:
         if type(method).traits.kind == "weights":
             return method.run(self.classifier)
         images, views = self.images(photos)
-        with _shown(self.progress):
+        with shown(self.progress):
             wanted, rows = resolve_target(self.classifier, images, target, against=against, strongest=strongest)
             found = method.run(self.classifier, images[rows], wanted)
         return replace(found, views=tuple(views[i] for i in rows) if views else ())
@@ -170,7 +171,7 @@ class Scope:
         ``diversity``: so many pictures of each unit, as unlike as can be. ``negative``: what it wants least.
         ``photos``: compare with their strongest, and take the spectrum of MACO from them. ``budget``: MiB of memory.
         """
-        with _shown(self.progress):
+        with shown(self.progress):
             job = plan_patterns(
                 self.classifier,
                 what,
@@ -206,7 +207,7 @@ class Scope:
         if size is not None and views:
             whole = ImageOps.contain(views[0].photo.image, (size, size))
             images = Framing().apply(whole, self.classifier.channels)[0][None].to(self.classifier.device)
-        with _shown(self.progress):
+        with shown(self.progress):
             return dream(self.classifier, images, what, name=name, steps=steps, seed=seed)
 
     def caricature(
@@ -224,7 +225,7 @@ class Scope:
         """
         images, views = self.images(photos)
         names = tuple(view.photo.name for view in views) or tuple(f"image {i}" for i in range(len(images)))
-        with _shown(self.progress):
+        with shown(self.progress):
             return caricature(self.classifier, images, layer, names=names, steps=steps, seed=seed, budget=budget)
 
     def atlas(
@@ -250,7 +251,7 @@ class Scope:
         from convscope.atlas.making import Wish, make_atlas
 
         wish = Wish(Path(out), [layers] if isinstance(layers, str) else layers, top, project, patterns)
-        with _shown(self.progress):
+        with shown(self.progress):
             return make_atlas(self.classifier, photos, wish, self.loading, options, self.background, workers)
 
     def activations(self, photos: Photos, layer: str = "@last_conv") -> Explanation:
@@ -285,8 +286,34 @@ class Scope:
             "background": self.background,
             "workers": workers,
         }
-        with _shown(self.progress):
+        with shown(self.progress):
             return evaluate_source(self.classifier, source, self.run, SourceOptions.of(options), **more)
+
+    def study(
+        self,
+        name: str,
+        subject: Photos,
+        *,
+        label: int | str | None = None,
+        sample: int | None = 100,
+        out: str | Path | None = None,
+        options: Mapping[str, Any] | None = None,
+        workers: int | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> Result:
+        """A controlled experiment, with its tables and figures; see ``convscope.studies.STUDIES`` for what there is.
+
+        ``subject``: photos (``label``: the class of all; by default what a photo's folder is called, or the most
+        probable; at most ``sample`` are drawn), or of a study of a data set what ``convscope.train`` takes, read by
+        ``options``; what it trains lies in ``out``, to be gone on with. ``settings``: the study's own, as ``size=32``.
+        """
+        from convscope.studies.making import study
+
+        choice = {"label": label, "sample": sample, "background": self.background}
+        place = {"out": out, "options": options, "workers": workers}
+        with shown(self.progress):
+            return study(self.classifier, name, subject, settings, choice, place, self.loading, seed)
 
     def export(self, file: str | Path, *, check: Photos | None = None) -> Exported:
         """Write the model, its normalisation, framing and class names to ``file``: ``.onnx`` or ``.safetensors``.
@@ -368,19 +395,6 @@ def load(
     # runs/last may lead elsewhere later. Where a file of the user's lies is nobody's business: an export says it.
     found._origin = lasting_spec(spec) if parse(spec)[0] == "run" else spec, every
     return found
-
-
-def _covered(canvas: tuple[int, int], crop: float) -> int:
-    """The side that a photo's shorter one is brought to, of which the canvas is the share ``crop``."""
-    if not 0 < crop <= 1:
-        raise UsageError(f"crop is the share of the photo that is kept, above 0 and at most 1: got {crop}")
-    return int(min(canvas) / crop)
-
-
-def _shown(progress: bool) -> Any:
-    from contextlib import nullcontext
-
-    return reporting_unless_listened() if progress else nullcontext()
 
 
 __all__ = ["METHODS", "Entry", "Prediction", "Scope", "load"]

@@ -11,6 +11,7 @@ from torch import Tensor
 Images: TypeAlias = Float[Tensor, "b c h w"]  # pixels in [0, 1], RGB or one channel
 OneImage: TypeAlias = Float[Tensor, "1 c h w"]
 VariantScores: TypeAlias = Float[Tensor, " n"]  # one number a variant of an image
+Variants: TypeAlias = Float[Tensor, "n ..."]  # numbers for each variant of an image
 Patches: TypeAlias = Float[Tensor, "n c ph pw"]  # parts of images
 Features: TypeAlias = Float[Tensor, "b k fh fw"]  # feature maps of one layer
 Maps: TypeAlias = Float[Tensor, "b h w"]  # one map an image, on the input's canvas

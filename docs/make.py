@@ -15,7 +15,7 @@ import convscope as cs
 from convscope.errors import ConvscopeError
 from convscope.images.sheet import contact_sheet
 from convscope.methods import METHODS
-from convscope.methods.registry import settings_of
+from convscope.settings import settings_of
 
 DOCS = Path(__file__).parent
 PICTURES = DOCS / "pictures"

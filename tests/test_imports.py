@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    "cli > explorer > scope > report > studies > training > atlas > methods > optvis > instrument"
-    " > {models | data} > images > {progress | parallel} > types > errors"
+    "cli > explorer > scope > studies > training > atlas > report > methods > optvis > instrument"
+    " > {models | data} > images > {progress | parallel | settings} > types > errors"
 )
 RANKS = {
     name.strip(): rank
@@ -158,7 +158,7 @@ def test_what_the_order_allows(tmp_path: Path) -> None:
         "__init__.py": "from convscope import methods\nfrom convscope.scope import Scope",
         "__main__.py": "from convscope.cli import main",
         "cli/explain.py": "import convscope\nfrom convscope import load, __version__\nimport convscope.errors",
-        "report/__init__.py": "from convscope import __version__\nfrom convscope.studies import ablation",
+        "studies/__init__.py": "from convscope import __version__\nfrom convscope.report import embed",
         "methods/gradcam.py": "import torch\nimport convscope.methods.base\nfrom ..models import registry",
         "methods/__init__.py": "from . import gradcam\nfrom .base import register",
         "models/zoo/lite.py": "from ..registry import zoo\nfrom ...images import frame\nimport convscope.types",

@@ -25,6 +25,7 @@ from convscope.cli import (
     methods,
     models,
     predict,
+    study,
     train,
     unit,
     visualize,
@@ -108,3 +109,6 @@ for command in (
     models.models,
 ):
     app.command()(grouped(command))
+several = typer.Typer(cls=study.Studies, context_settings={"help_option_names": ["-h", "--help"]})
+several.callback(invoke_without_command=True)(study.studies)
+app.add_typer(several, name="study")

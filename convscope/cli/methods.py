@@ -31,7 +31,7 @@ def methods(
 
 
 def _one(name: str, cls: type[Any], json: bool) -> None:
-    from convscope.methods.registry import settings_of
+    from convscope.settings import settings_of
 
     settings = settings_of(cls)
     if json:
@@ -62,7 +62,7 @@ def _kind(cls: type[Any]) -> str:
 
 
 def _summary(cls: type[Any]) -> str:
-    from convscope.methods.registry import summary
+    from convscope.settings import summary
 
     return summary(cls)
 

@@ -38,7 +38,8 @@ Weights = Annotated[
 Classes = Annotated[Path | None, option(NETWORK, "FILE", "Class names, one a line or JSON; or imagenet.")]
 Mean = Annotated[str | None, option(NETWORK, "A,B,C", "Mean of the normalisation, of pixels in 0 to 1.")]
 Std = Annotated[str | None, option(NETWORK, "A,B,C", "Standard deviation of the normalisation.")]
-Size = Annotated[str | None, option(NETWORK, "N|HxW", "The network's canvas, such as 224 or 96x128.")]
+CANVAS = "The network's canvas, such as 224 or 96x128."
+Size = Annotated[str | None, option(NETWORK, "N|HxW", CANVAS)]
 Options = Annotated[
     list[str] | None,
     option(NETWORK, "NAME=VALUE", "Option of the architecture or factory; may be repeated.", "--option"),
@@ -73,9 +74,12 @@ class ModelChoice:
     options: Options = None
     device: Device = None
 
-    def open(self, *, background: str | None = None, structure_only: bool = False) -> Scope:
-        """The Scope over it. ``structure_only``: for its layers alone; no weights are fetched."""
-        mean, std, size = numbers("--mean", self.mean), numbers("--std", self.std), canvas(self.size)
+    def open(
+        self, *, background: str | None = None, structure_only: bool = False, canvas_option: str = "--size"
+    ) -> Scope:
+        """The Scope over it. ``structure_only``: for its layers alone; no weights are fetched. ``canvas_option``: what
+        the option of ``size`` is called."""
+        mean, std, size = numbers("--mean", self.mean), numbers("--std", self.std), canvas(self.size, canvas_option)
         options = dict(assignment("--option", text) for text in self.options or ())
         from convscope.images.convert import paper_colour
         from convscope.models.registry import parse
@@ -99,7 +103,7 @@ class ModelChoice:
             assumed = {
                 "--weights": "the network is used as its factory made it" if self.weights is None else "",
                 "--mean and --std": "pixels go in from 0 to 1" if mean is std is None else "",
-                "--size": "photos go in as large as they are" if size is None else "",
+                canvas_option: "photos go in as large as they are" if size is None else "",
             }
             told = [f"no {option}, so {what}" for option, what in assumed.items() if what]
             if told and int(os.environ.get("RANK") or 0) == 0:  # of several processes one speaks

@@ -121,7 +121,7 @@ class _Everywhere(UsageError):
 
 
 @contextmanager
-def explained_size(scope: Scope, photo: Photo | None = None) -> Iterator[None]:
+def explained_size(scope: Scope, photo: Photo | None = None, option: str = "--size") -> Iterator[None]:
     """A network whose input size nobody said often breaks on the first photo: say that instead of torch's words."""
     try:
         yield
@@ -131,4 +131,4 @@ def explained_size(scope: Scope, photo: Photo | None = None) -> Iterator[None]:
         height, width = scope.blank().shape[-2:] if photo is None else (photo.image.height, photo.image.width)
         first = (str(error).splitlines() or ["no reason given"])[0]
         name = scope.classifier.name
-        raise ModelError(f"{name} fails on an input of {height}x{width} ({first}); --size sets the canvas") from error
+        raise ModelError(f"{name} fails on an input of {height}x{width} ({first}); {option} sets the canvas") from error

@@ -19,15 +19,10 @@ def listed(text: str) -> list[str]:
 
 
 def listed_layers(text: str) -> list[str]:
-    """Layer patterns between commas; a comma between the units of a layer, ``conv:0,5-7``, does not part them."""
-    found: list[str] = []
-    for part in listed(text):
-        with_units = bool(found) and ":" in found[-1] and not found[-1].startswith("@stage:")
-        if with_units and re.fullmatch(r"\d+(-\d+)?", part):
-            found[-1] += f",{part}"
-        else:
-            found.append(part)
-    return found
+    """Layer patterns between commas."""
+    from convscope.instrument import address  # not sooner: torch comes with it
+
+    return address.listed_layers(text)
 
 
 def numbers(option: str, text: str | None) -> list[float] | None:

@@ -65,6 +65,14 @@ class Placement:
         )
         return top, left, bottom, right
 
+    def on_canvas(self, box: Sequence[float]) -> tuple[int, int, int, int] | None:
+        """A box of the original (top, left, bottom, right in its pixels) on the canvas; None where it is not seen."""
+        top, left, bottom, right = (
+            min(max(round(side * self.resized[i % 2] / self.original[i % 2]) - (self.top, self.left)[i % 2], 0), end)
+            for i, (side, end) in enumerate(zip(box, self.canvas * 2, strict=True))
+        )
+        return (top, left, bottom, right) if top < bottom and left < right else None
+
     def to_photo(self, maps: Tensor) -> Tensor:
         """Maps "... h w" on the canvas -> "... H W" on the original; what the network did not see is zero."""
         if maps.shape[-2:] != self.canvas:
@@ -104,6 +112,13 @@ class Framing:
             raise UsageError(
                 f"the photo is resized to {self.short}, which does not cover {self.size[0]}x{self.size[1]}"
             )
+
+    @classmethod
+    def covering(cls, canvas: tuple[int, int], crop: float | None, interpolation: str) -> Framing:
+        """For a photo that covers the canvas, which is the share ``crop`` of the covered length; None squashes it."""
+        if crop is not None and not 0 < crop <= 1:
+            raise UsageError(f"crop is the share of the photo that is kept, above 0 and at most 1: got {crop}")
+        return cls(canvas, None if crop is None else int(min(canvas) / crop), interpolation)
 
     def place(self, height: int, width: int) -> Placement:
         """Where a photo of this height and width lies. Roundings are those of torchvision's Resize and CenterCrop."""

@@ -3,7 +3,8 @@
 A layer is its path in the user's own module (``features.28``), with ``#2`` for the second call of a reused one. A
 function called directly in a module's ``forward`` is a layer too: ``block/relu#2`` is the second ``relu`` called by
 ``block`` itself and ``/relu`` one of the root's. ``layer:137`` is a unit, ``layer:137@7,4`` a neuron (row, col),
-``layer:0-63`` a range of units. Globs select several layers. Aliases: ``@last_conv``, ``@stages``, ``@stage:-1``.
+``layer:0-63`` a range of units. Globs select several layers. Aliases: ``@first``, ``@last_conv``, ``@penultimate``,
+``@stages``, ``@stage:-1``.
 """
 
 from __future__ import annotations
@@ -74,6 +75,18 @@ def parse_address(text: str) -> Address:
     if call < 1:
         raise UsageError(f"{text!r}: calls are counted from 1")
     return Address(match["layer"], call, units, position)
+
+
+def listed_layers(text: str) -> list[str]:
+    """Layer patterns between commas; a comma between the units of a layer, ``conv:0,5-7``, does not part them."""
+    found: list[str] = []
+    for part in (part.strip() for part in text.split(",")):
+        with_units = bool(found) and ":" in found[-1] and not found[-1].startswith("@stage:")
+        if with_units and re.fullmatch(r"\d+(-\d+)?", part):
+            found[-1] += f",{part}"
+        elif part:
+            found.append(part)
+    return found
 
 
 def _units(text: str) -> Iterable[int]:

@@ -11,6 +11,14 @@ from convscope.instrument.address import LOGITS, Address, matching, modules_by_p
 from convscope.instrument.receptive_field import Field, receptive_field
 from convscope.instrument.trace import Event, Trace, Value, is_convolution, trace
 
+ENDS = ("@first", "@penultimate")
+MATRIX = {"addmm", "mm", "linear", "matmul", "bmm"}
+POINTWISE = {
+    *("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "batch_norm"),
+    *("relu", "hardtanh", "clamp", "clamp_min", "threshold", "silu", "gelu", "leaky_relu", "elu", "hardswish", "celu"),
+    *("tanh", "sigmoid", "prelu", "_prelu_kernel", "mish", "softplus", "native_group_norm", "native_layer_norm"),
+}
+
 
 def resolve(
     model: nn.Module, layer: str | Address, image: Tensor, *, through: nn.Module | None = None
@@ -58,6 +66,8 @@ def is_spatial(event: Event) -> bool:
 def _alias(name: str, taken: Trace) -> list[Address]:
     if name == LOGITS:
         raise UsageError("@logits is the output, not a layer with maps")
+    if name in ENDS:
+        return [_end(name, taken).address]
     stages = _stages(taken)
     if not stages:
         raise UsageError(f"{name}: no spatial maps are seen in the network; scripted code cannot be looked into")
@@ -70,7 +80,37 @@ def _alias(name: str, taken: Trace) -> list[Address]:
         if not -len(stages) <= index < len(stages):
             raise UsageError(f"{name}: the network has {len(stages)} stages, 0 to {len(stages) - 1}")
         return [stages[index].address]
-    raise unknown("alias", name, ["@last_conv", "@stages", "@stage:-1", "@logits"])
+    raise unknown("alias", name, ["@first", "@last_conv", "@penultimate", "@stages", "@stage:-1", "@logits"])
+
+
+def _end(name: str, taken: Trace) -> Event:
+    """``@first``: the first convolution's maps after what is done to them in place: BatchNorm and activation.
+    ``@penultimate``: what the last weights, those that make the logits, are given."""
+    weighted = [op for op in taken.ops if is_convolution(op) or op.name in MATRIX]
+    leading = taken.leading_to(taken.output) if taken.output is not None else set[int]()
+    weighted = [op for op in weighted if op.outputs[0].index in leading]
+    if name == "@first":
+        first = next(filter(is_convolution, weighted), None)
+        found = [] if first is None else _successors(taken, first.outputs[0])
+    else:
+        before = taken.leading_to(weighted[-1].inputs[0]) if weighted else set[int]()
+        found = [event for event in taken.events if event.value is not None and event.value.index in before]
+    if not found:
+        raise UsageError(f"{name}: no such layer is seen in the network; name one")
+    # Several modules may hand on the same value: a module rather than a function, and the outermost.
+    last = max(found, key=lambda event: event.done)
+    same = [event for event in found if event.value == last.value]
+    return next((event for event in reversed(same) if not event.address.function), last)
+
+
+def _successors(taken: Trace, value: Value) -> list[Event]:
+    """The layers that give a convolution's maps, normalised and activated, before anything else is made of them."""
+    heirs = {value.index}
+    for op in taken.ops:
+        own = [source.index in heirs for source in op.inputs]
+        if (op.name in POINTWISE and any(own)) or (op.name == "mul" and all(own)):  # a swish multiplies by its gate
+            heirs.update(out.index for out in op.outputs if out.shape == value.shape)
+    return [event for event in taken.events if event.value is not None and event.value.index in heirs]
 
 
 def _stages(taken: Trace) -> list[Event]:

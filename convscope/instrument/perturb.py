@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,11 +15,19 @@ from convscope.instrument.target import Target
 from convscope.instrument.trace import trace
 from convscope.models.classifier import Classifier
 from convscope.progress import track
-from convscope.types import OneImage, VariantScores
+from convscope.types import OneImage, Variants, VariantScores
 
 MIB = 2**20
 # Values alone are counted; convolutions take scratch space beside them, and allocators keep some of what is freed.
 SLACK = 3.0
+
+
+Reading: TypeAlias = Callable[[Tensor, Target], Variants]  # what a target is picked from -> numbers for each variant
+
+
+def picked(found: Tensor, target: Target) -> VariantScores:
+    """The target's score."""
+    return target.pick(found)
 
 
 def variant_bytes(classifier: Classifier, image: OneImage) -> float:
@@ -51,11 +60,11 @@ def variant_scores(
     budget: float,
     label: str,
     chunk: int | None = None,
-    score: Callable[[Tensor, Target], VariantScores] = lambda found, target: target.pick(found),
-) -> VariantScores:
+    score: Reading = picked,
+) -> Variants:
     """Scores of ``count`` variants of one image "1 c h w"; ``outputs(rows)`` gives what the target is picked from.
 
-    ``score``: another reading of the outputs than ``target.pick``, such as a probability. ``chunk``: overrides the size
+    ``score``: another reading of the outputs than ``target.pick``, such as probabilities. ``chunk``: overrides the size
     that ``budget`` (MiB) gives, without changing the result.
     """
     size = chunk_size(classifier, image, budget) if chunk is None else chunk

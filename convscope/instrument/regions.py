@@ -16,13 +16,13 @@ from torch import Tensor
 
 from convscope.errors import ConvscopeError
 from convscope.instrument.boxes import Box, CleanMaps, Span, changed_box
-from convscope.instrument.perturb import MIB, variant_bytes, variant_scores
+from convscope.instrument.perturb import MIB, Reading, picked, variant_bytes, variant_scores
 from convscope.instrument.receptive_field import takes_statistics
 from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target
 from convscope.instrument.trace import Op, Trace, Value, trace
 from convscope.models.classifier import Classifier
-from convscope.types import OneImage, Patches, VariantScores
+from convscope.types import OneImage, Patches, Variants
 
 TOLERANCE = 1e-2  # relative to a variant's effect; rounding is far below, what was not followed rightly far above
 PROBES = (1 / 2, 1 / 4, 3 / 4, 0, 3 / 8, 5 / 8)  # which variants are tried, by their place among all
@@ -115,7 +115,8 @@ def patched_scores(
     budget: float,
     label: str,
     chunk: int | None = None,
-) -> VariantScores:
+    score: Reading = picked,
+) -> Variants:
     """The target's score for variants of one image "1 c h w", whose pixels at ``places`` are ``patches(rows)``."""
     start = trace(classifier.network, image, through=classifier).input
 
@@ -126,9 +127,21 @@ def patched_scores(
         return Box(patches(rows), places[rows])
 
     if image.device.type != "cpu":  # thousands of small copies: a GPU is faster with whole maps
-        return variant_scores(classifier, image, target, len(places), full, budget=budget, label=label, chunk=chunk)
+        return variant_scores(
+            classifier, image, target, len(places), full, budget=budget, label=label, chunk=chunk, score=score
+        )
     return changed_scores(
-        classifier, image, target, len(places), start, change, full, budget=budget, label=label, chunk=chunk
+        classifier,
+        image,
+        target,
+        len(places),
+        start,
+        change,
+        full,
+        budget=budget,
+        label=label,
+        chunk=chunk,
+        score=score,
     )
 
 
@@ -152,7 +165,8 @@ def changed_scores(
     budget: float,
     label: str,
     chunk: int | None = None,
-) -> VariantScores:
+    score: Reading = picked,
+) -> Variants:
     """The target's score for ``count`` variants of an image, in which the traced value ``start`` is ``change(rows)``.
 
     Incremental where that is exact and the clean values fit into ``budget`` (MiB) beside the variants; else by
@@ -170,7 +184,9 @@ def changed_scores(
             def outputs(rows: slice) -> Tensor:
                 return ready.outputs(start, change(rows), rows.stop - rows.start)
 
-    return variant_scores(classifier, image, target, count, outputs, budget=budget, label=label, chunk=chunk)
+    return variant_scores(
+        classifier, image, target, count, outputs, budget=budget, label=label, chunk=chunk, score=score
+    )
 
 
 def regions_for(

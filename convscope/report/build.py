@@ -45,7 +45,7 @@ class Report:
         self.about = about
         self.entries: list[Entry] = []
         self.troubles: list[Trouble] = []
-        self._templates = _environment()
+        self._templates = environment()
 
     def __enter__(self) -> Report:
         self._parts: IO[bytes] = tempfile.TemporaryFile()
@@ -79,7 +79,7 @@ class Report:
             yield Markup(self._parts.read(end - start).decode("utf-8"))
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     found = Environment(
         loader=PackageLoader("convscope.report"),
         autoescape=True,

@@ -12,8 +12,9 @@ from PIL import Image
 from convscope.images.frame import Placement
 from convscope.methods.display import reading
 from convscope.methods.explanation import Explanation
-from convscope.methods.registry import METHODS, summary
+from convscope.methods.registry import METHODS
 from convscope.report.embed import Embedded, embed, embed_sheet
+from convscope.settings import summary
 
 UNSHOWN = ("layer", "budget", "chunk")  # shown by itself; what does not change a result
 

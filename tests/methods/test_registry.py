@@ -7,7 +7,7 @@ import pytest
 
 from convscope.errors import UsageError
 from convscope.methods import METHODS, configure
-from convscope.methods.registry import settings_of, summary
+from convscope.settings import settings_of, summary
 
 NAMES = [
     "activations",

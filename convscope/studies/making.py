@@ -1,0 +1,111 @@
+"""From what a user names to a study's result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from convscope.data.sources import SourceOptions
+from convscope.errors import UsageError, unknown
+from convscope.images.given import Photos, Source, canvases, several
+from convscope.images.read import find_photos
+from convscope.models.classifier import Classifier
+from convscope.studies.registry import STUDIES, configure
+from convscope.studies.result import Result
+from convscope.studies.subject import Album, DataSet, drawn
+
+
+def study(
+    classifier: Classifier,
+    name: str,
+    subject: Photos,
+    settings: Mapping[str, Any],
+    choice: Mapping[str, Any],
+    place: Mapping[str, Any],
+    model: Mapping[str, Any] | None,
+    seed: int,
+) -> Result:
+    """A study of photos, by ``choice``: label, sample, background; or of a data set, with ``place``: out, options,
+    workers."""
+    if name not in STUDIES:
+        raise unknown("study", name, STUDIES)
+    if STUDIES[name].traits.of == "photos":
+        return _of_photos(classifier, configure(name, settings), subject, seed, **choice)
+    if STUDIES[name].traits.of == "architecture":
+        raise UsageError(f"{name} trains networks from nothing: convscope study {name} DATA --model MODEL")
+    if not isinstance(subject, (str, Path)):
+        raise UsageError(f"{name} is a study of a data set: name a folder or list of photos, or a set")
+    machine = {"workers": place["workers"], "device": classifier.device}
+    data = _data(name, subject, place["out"], model or {}, place["options"], machine, classifier)
+    return _of_data(configure(name, settings), data, seed)
+
+
+def study_architecture(
+    name: str,
+    source: str | Path,
+    model: str,
+    *,
+    out: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    machine: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Result:
+    """A study that trains networks of an architecture, named as for ``convscope.load``, from nothing."""
+    study = configure(name, settings)
+    if study.traits.of != "architecture":
+        raise UsageError(f"{name} is a study of a model: convscope.load(...).study({name!r}, ...)")
+    return _of_data(study, _data(name, source, out, {"spec": model}, options, machine or {}), seed)
+
+
+def _of_photos(
+    classifier: Classifier,
+    study: Any,
+    photos: Photos,
+    seed: int,
+    *,
+    label: int | str | None,
+    sample: int | None,
+    background: str,
+) -> Result:
+    chosen, total = _drawn(photos, sample, seed)  # before any is read
+    images, seen = canvases(chosen, classifier.framing, classifier.channels, background)
+    remarks = [f"{len(images)} of {total:,} photos, drawn at random (seed {seed})"] if len(images) < total else []
+    if len(images) < study.traits.fewest:
+        raise UsageError(f"{study.name} compares photos: give at least {study.traits.fewest}, got {len(images)}")
+    found: Result = study.run(Album.of(classifier, images.to(classifier.device), seen, label, remarks), seed)
+    return found
+
+
+def _data(
+    name: str,
+    source: str | Path,
+    out: str | Path | None,
+    model: Mapping[str, Any],
+    options: Mapping[str, Any] | None,
+    machine: Mapping[str, Any],
+    classifier: Classifier | None = None,
+) -> DataSet:
+    SourceOptions.of(options or {})  # what is wrong with them is said now
+    folder = Path(out) if out is not None else Path("studies") / name
+    return DataSet(str(source), folder, model, classifier, options or {}, machine)
+
+
+def _of_data(study: Any, data: DataSet, seed: int) -> Result:
+    found: Result = study.run(data, seed)
+    found.save(data.folder)
+    return found
+
+
+def _drawn(photos: Photos, sample: int | None, seed: int) -> tuple[Photos, int]:
+    """The photos that are studied, and how many there were."""
+    if isinstance(photos, Tensor):
+        rows = drawn(len(photos), sample, seed) if photos.ndim == 4 else None
+        return (photos if rows is None else photos[rows.tolist()]), len(photos)
+    every: list[Source] = []
+    for source in several(photos):
+        every += find_photos([source]) if isinstance(source, (str, Path)) else [source]
+    return [every[row] for row in drawn(len(every), sample, seed)], len(every)
