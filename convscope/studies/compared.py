@@ -37,7 +37,7 @@ def methods_meant(words: Sequence[str], passes: int | None = None) -> tuple[list
     said of the choice.
 
     ``passes``: what a method that averages gradients takes at most, where so many maps are made that its usual number
-    costs too much. "all" is every method that makes a map of a photo, less the costly ones, which have to be named: "all,rise".
+    costs too much. "all" is every method that makes a map of a photo, less the costly ones: these are named, "all,rise".
     UsageError for what is unknown, or does not map a photo.
     """
     pictures = [name for name, method in METHODS.items() if method.traits.kind in ("map", "pixels")]

@@ -33,6 +33,17 @@ def panels(
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def mosaic(columns: Sequence[int], *, heights: Sequence[float], names: str = "") -> tuple[Figure, list[Any]]:
+    """A figure of rows of panels, of which each row has its own number and height in inches."""
+    from matplotlib.figure import Figure
+
+    use_fonts_for(names)
+    width = max(max(columns) * SIDE, min(columns) * 3.2) + 0.3
+    figure = Figure(figsize=(width, sum(heights) + 0.3), layout="constrained")
+    rows = figure.subfigures(len(columns), 1, height_ratios=heights, squeeze=False)[:, 0]
+    return figure, [row.subplots(1, count, squeeze=False)[0] for row, count in zip(rows, columns, strict=True)]
+
+
 def picture(axes: Axes, shown: Any, title: str = "", **how: Any) -> Any:
     """A picture or map in a panel, without ticks; pixels "c h w" in [0, 1] may be a tensor."""
     if isinstance(shown, Tensor) and shown.ndim == 3:

@@ -1,0 +1,158 @@
+"""``convscope study``: commands made of the studies' settings; results on the terminal, as JSON and as files."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convscope.scope import load
+from convscope.settings import settings_of
+from convscope.studies import STUDIES
+from tests.cli.conftest import Call
+
+MODEL = ("net.py:Net", "--weights", "weights.safetensors", "--classes", "classes.txt", "--canvas", "32")
+MODEL += ("--mean", ".5", "--std", ".5")
+QUICK = ("--size", "16", "--stride", "16")
+
+
+@pytest.fixture(autouse=True)
+def foxes(here: Path) -> Path:
+    """Two photos of foxes, so that their class is known."""
+    folder = here / "red fox"
+    folder.mkdir()
+    for name, seed in (("x.png", 0), ("y.png", 1)):
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 48, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+def test_the_studies_are_listed(call: Call) -> None:
+    done = call("study")
+    assert done.code == 0
+    for name, study in STUDIES.items():
+        if name != "diagnose":
+            assert f" {name} " in done.out
+            assert study.__doc__.split()[0] in done.out
+
+
+@pytest.mark.parametrize("name", list(STUDIES))
+def test_every_setting_is_an_option_with_its_default(call: Call, name: str) -> None:
+    command = ("diagnose",) if name == "diagnose" else ("study", name)
+    done = call(*command, "--help")
+    assert done.code == 0
+    text = " ".join(done.out.replace("│", " ").split())
+    for setting in settings_of(STUDIES[name]):
+        assert f"--{setting.name.replace('_', '-')}" in text
+        if isinstance(setting.default, tuple) and len(",".join(map(str, setting.default))) < 20:
+            assert f"[default: {','.join(map(str, setting.default))}]" in text
+
+
+def test_it_is_the_librarys_result(call: Call, foxes: Path) -> None:
+    done = call("study", "occlusion", *MODEL, foxes, *QUICK, "--layer", "features.1", "--out", "found")
+    assert done.code == 0, done.err
+    options = {"weights": "weights.safetensors", "classes": "classes.txt", "mean": 0.5, "std": 0.5, "size": 32}
+    scope = load("net.py:Net", progress=False, **options)
+    wanted = scope.study("occlusion", foxes, size=16, stride=16, layer="features.1")
+    assert Path("found/squares.csv").read_text() == wanted.table("squares").csv()
+    told = json.loads(Path("found/result.json").read_text())
+    assert told == json.loads(json.dumps(wanted.about()))
+    assert [photo["class"] for photo in told["photos"]] == ["red fox", "red fox"]
+    assert sorted(path.name for path in Path("found").iterdir()) == [
+        *("occlusion.png", "occlusion.svg", "photos.csv", "report.html", "result.json", "squares.csv")
+    ]
+    assert done.out.startswith("What the answer and the strongest map depend on:\n")
+    assert "Every place of the square:" in done.out
+    assert done.out.endswith("\nfound/report.html\n")
+    assert all(line in done.out for line in wanted.findings)
+
+
+def test_json_is_alone_on_stdout(call: Call, foxes: Path) -> None:
+    done = call("study", "occlusion", *MODEL, foxes, *QUICK, "--json")
+    assert done.code == 0, done.err
+    assert done.json["out"] == "studies/occlusion"
+    assert done.json == {**json.loads(Path("studies/occlusion/result.json").read_text()), "out": "studies/occlusion"}
+
+
+def test_long_tables_are_named_by_their_file(call: Call, foxes: Path) -> None:
+    done = call("study", "occlusion", *MODEL, foxes, "--size", "4", "--stride", "4", "-o", "found")
+    assert "Every place of the square: 128 rows in found/squares.csv" in done.out
+
+
+def test_the_class_of_photos_may_be_named(call: Call) -> None:
+    done = call("study", "occlusion", *MODEL, "a.png", *QUICK, "--label", "spoon", "--json")
+    assert done.json["photos"] == [{"name": "a.png", "class": "spoon", "known": True}]
+    assert done.json["notes"] == []
+    unknown = call("study", "occlusion", *MODEL, "a.png", *QUICK, "--json")
+    assert unknown.json["notes"] == ["the class of the photos is not known: the most probable one stands for it"]
+    assert "convscope: the class of the photos is not known" in unknown.err
+
+
+def test_at_most_so_many_photos(call: Call, foxes: Path) -> None:
+    done = call("study", "occlusion", *MODEL, foxes, *QUICK, "--sample", "1", "--seed", "3", "--json")
+    assert len(done.json["photos"]) == 1
+    assert done.json["seed"] == 3
+    assert done.json["notes"] == ["1 of 2 photos, drawn at random (seed 3)"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (("occlusoin", "net.py:Net", "a.png"), 2, "unknown study 'occlusoin'; nearest: occlusion"),
+        (("occlusion", *MODEL, "a.png", "--size", "x"), 2, "occlusion: size is 'x': input should be a valid integer"),
+        (("occlusion", *MODEL, "a.png", "--size", "99"), 2, "a square of 99 does not fit into 32x32"),
+        (("occlusion", *MODEL, "a.png", "--fill", "pink"), 2, "fill is 'pink', not one of black"),
+        (("occlusion", *MODEL, "a.png", "--sizes", "9"), 2, "No such option"),
+        (("occlusion", *MODEL, "a.png", "--layer", "nope"), 2, "unknown layer 'nope'"),
+        (("occlusion", *MODEL, "c.png"), 2, "c.png"),
+        (("occlusion", *MODEL), 2, "Missing argument"),
+        (("occlusion", *MODEL[:5], "--canvas", "a4", "a.png"), 2, "--canvas 'a4' is neither a side"),
+        (("occlusion", *MODEL, "a.png", "--label", "owl"), 2, "unknown class 'owl'"),
+        (("occlusion", *MODEL, "a.png", "-o", "a.png"), 2, "--out a.png is a file; name a folder"),
+        (
+            ("correspondence", *MODEL, "a.png", "--parts", "p.json"),
+            2,
+            "compares photos: give at least 2, got 1",
+        ),
+        (("correspondence", *MODEL, "a.png", "b.png"), 2, "correspondence needs the photos' parts: --parts FILE.json"),
+        (("correspondence", *MODEL, "a.png", "b.png", "--parts", "p.json"), 2, "there is no file of boxes p.json"),
+        (("occlusion", "net.py:Flat", "a.png", "b.png"), 2, "photos of different sizes"),
+        (("occlusion", "net.py:Flat", "a.png"), 1, "--canvas sets the canvas"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(call: Call, args: tuple[str, ...], code: int, words: str) -> None:
+    before = sorted(Path().rglob("*"))
+    done = call("study", *args)
+    assert done.code == code, done.err
+    last = done.err.strip().splitlines()[-1]
+    assert words in last, done.err
+    assert "Traceback" not in done.err
+    assert done.out == ""
+    assert [path for path in sorted(Path().rglob("*")) if "__pycache__" not in str(path)] == before
+
+
+def test_ctrl_c_ends_it_and_leaves_what_was_there(call: Call, foxes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call("study", "occlusion", *MODEL, foxes, *QUICK, "-o", "found").code == 0
+    before = Path("found/result.json").read_bytes()
+    calls = []
+
+    def interrupted(*_: object, **__: object) -> None:
+        calls.append(1)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("convscope.studies.occlusion.patched_scores", interrupted)
+    done = call("study", "occlusion", *MODEL, foxes, *QUICK, "-o", "found", "--seed", "1")
+    assert done.code == 130
+    assert calls
+    assert Path("found/result.json").read_bytes() == before
+    assert not list(Path("found").glob(".convscope-*"))
+
+
+def test_a_model_that_fails_inside_is_a_bug_and_not_hidden(call: Call) -> None:
+    with pytest.raises(ZeroDivisionError, match="a bug of the user's own"):
+        call("study", "occlusion", "net.py:Buggy", "a.png", "--canvas", "32", "-o", "found")
+    assert not Path("found").exists()
