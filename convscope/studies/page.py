@@ -11,7 +11,8 @@ from convscope.report.embed import embed_sheet
 if TYPE_CHECKING:
     from convscope.studies.result import Result
 
-ROWS = 200  # of a table that a page shows; its file holds all
+ROWS = 500  # of a table that a page shows; its file holds all
+FOLDED = 40  # rows beyond which a table waits to be opened
 
 
 def html(found: Result) -> str:
@@ -20,5 +21,5 @@ def html(found: Result) -> str:
     return (
         environment()
         .get_template("study.html")
-        .render(found=found, figures=figures, shown=ROWS, date=datetime.now().astimezone())
+        .render(found=found, figures=figures, shown=ROWS, folded=FOLDED, date=datetime.now().astimezone())
     )
