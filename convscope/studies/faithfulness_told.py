@@ -1,0 +1,269 @@
+"""What faithfulness scores come to: tables, and what beats what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from convscope.errors import ConvscopeError, some
+from convscope.studies.interval import Estimate, estimate
+from convscope.studies.result import Cell, Table
+from convscope.studies.subject import Album
+
+Kind = Literal["method", "control", "baseline"]
+
+ABOUT = {
+    "deletion": "area under the class's probability while pixels are filled, the highest first: low is good, 0 to 1",
+    "insertion": "area under it while they are put back: high is good, 0 to 1",
+    "difference": "insertion less deletion: high is good, -1 to 1",
+    "sensitivity-n": "correlation of summed attributions and what the logit loses, mean over n: high is good, -1 to 1",
+    "pointing": "share of photos whose maximum is in the box: high is good, 0 to 1",
+    "energy": "share in the box of what speaks for the class: high is good, 0 to 1",
+}
+LOWER = ("deletion",)  # where less is better
+NAMED = "difference"  # stands for both curves
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is scored. A control is named as the method whose map of the shuffled network it is."""
+
+    name: str
+    kind: Kind
+
+    def __str__(self) -> str:
+        return f"{self.name}, shuffled" if self.kind == "control" else self.name
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What came out. ``curves`` "entries photos kinds points" over ``shares`` of the pixels; ``values``: each score
+    "entries photos"; ``by_size``: sensitivity-n for each n of ``sizes``, "entries photos sizes". NaN is what is not
+    there."""
+
+    entries: list[Entry]
+    kinds: list[str]
+    shares: list[float]
+    curves: np.ndarray
+    values: dict[str, np.ndarray]
+    sizes: list[int]
+    by_size: np.ndarray
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def empty(
+        cls,
+        entries: list[Entry],
+        photos: int,
+        scores: Sequence[str],
+        kinds: list[str],
+        shares: list[float],
+        sizes: list[int],
+    ) -> Measured:
+        both = [NAMED] if len(kinds) > 1 else []
+        names = [*kinds, *both, *(score for score in scores if score not in kinds)]
+        shape = (len(entries), photos)
+        return cls(
+            entries,
+            kinds,
+            shares,
+            np.full((*shape, len(kinds), len(shares)), np.nan),
+            {name: np.full(shape, np.nan) for name in names},
+            sizes,
+            np.full((*shape, len(sizes)), np.nan),
+        )
+
+    @property
+    def refusals(self) -> list[str]:
+        return [f"left out: {name}: {why}" for name, why in self.refused.items()]
+
+    def refuse(self, number: int, error: ConvscopeError) -> None:
+        """Remember why an entry has no map."""
+        self.refused.setdefault(str(self.entries[number]), str(error))
+
+    def without_refused(self) -> Measured:
+        """Without what has no score at all."""
+        there = [any(bool(np.isfinite(v[i]).any()) for v in self.values.values()) for i in range(len(self.entries))]
+        return replace(
+            self,
+            entries=[entry for entry, kept in zip(self.entries, there, strict=True) if kept],
+            curves=self.curves[there],
+            values={name: values[there] for name, values in self.values.items()},
+            by_size=self.by_size[there],
+        )
+
+    def rows(self, *kinds: Kind) -> list[int]:
+        """The numbers of the entries of these kinds."""
+        return [i for i, entry in enumerate(self.entries) if entry.kind in kinds]
+
+    def better(self, score: str, one: int, other: int, seed: int) -> Estimate:
+        """By how much an entry is better than another: the paired difference over photos, its sign such that above 0 is
+        better."""
+        values = self.values[score]
+        return estimate((values[one] - values[other]) * (-1 if score in LOWER else 1), seed)
+
+
+def tables_of(found: Measured, album: Album, seed: int) -> list[Table]:
+    tables = [_scores(found, seed), _against(found, seed), _photos(found, album)]
+    if found.kinds:
+        tables.append(_curves(found, seed))
+    if found.sizes:
+        tables.append(_sizes(found, seed))
+    return tables
+
+
+def _scores(found: Measured, seed: int) -> Table:
+    columns = {"map": "what is scored", "kind": "method, baseline, or control: the method on shuffled weights"}
+    for score in found.values:
+        columns |= {
+            score: ABOUT[score],
+            f"{score} low": "lower end of its 95 % interval over photos",
+            f"{score} high": "upper end",
+        }
+    columns["photos"] = "how many have a score"
+    rows = []
+    for i in found.rows("method", "baseline", "control"):
+        each = [estimate(values[i], seed) for values in found.values.values()]
+        cells = [cell for one in each for cell in (one.mean, one.low, one.high)]
+        rows.append((str(found.entries[i]), found.entries[i].kind, *cells, max(one.photos for one in each)))
+    order = {"method": 0, "baseline": 1, "control": 2}
+    rows.sort(key=lambda row: order[str(row[1])])
+    return Table("scores", "How faithful each map is", columns, rows)
+
+
+def _rivals(found: Measured, method: int) -> list[int]:
+    """The baselines, and the method's own control."""
+    own = [i for i in found.rows("control") if found.entries[i].name == found.entries[method].name]
+    return [*found.rows("baseline"), *own]
+
+
+def _against(found: Measured, seed: int) -> Table:
+    columns = {
+        "map": "the method",
+        "against": "a baseline, or the same method on shuffled weights",
+        "score": "what is compared",
+        "better by": "mean over photos of the paired difference, above 0 where the method is better",
+        "low": "lower end of its 95 % interval",
+        "high": "upper end",
+        "beats": "whether the interval lies above 0",
+        "photos": "how many have both",
+    }
+    rows: list[tuple[Cell, ...]] = []
+    for i in found.rows("method"):
+        for j in _rivals(found, i):
+            for score in found.values:
+                by = found.better(score, i, j, seed)
+                beats = by.low > 0 if by.low is not None else None
+                rows.append(
+                    (found.entries[i].name, str(found.entries[j]), score, by.mean, by.low, by.high, beats, by.photos)
+                )
+    return Table("against", "Methods against what knows nothing", columns, rows)
+
+
+def _photos(found: Measured, album: Album) -> Table:
+    columns = {
+        "photo": "the photo's name",
+        "class": "its class",
+        "probability": "of the class, on the whole photo",
+        "map": "what is scored",
+        "kind": "method, baseline or control",
+        **{score: ABOUT[score] for score in found.values},
+    }
+    columns |= {"pointing": "1 where the maximum is in the box, else 0"} if "pointing" in columns else {}
+    rows = []
+    for row, name in enumerate(album.names):
+        label = album.labels[row]
+        sure = float(album.probabilities[row, label])
+        for i, entry in enumerate(found.entries):
+            scores = [float(values[i, row]) for values in found.values.values()]
+            rows.append((name, album.classes.short(label), sure, str(entry), entry.kind, *scores))
+    return Table("photos", "Every photo's scores", columns, rows)
+
+
+def _curves(found: Measured, seed: int) -> Table:
+    columns = {
+        "map": "what orders the pixels",
+        "kind": "method, baseline or control",
+        "curve": "deletion or insertion",
+        "share": "of the pixels that were taken",
+        "probability": "of the class, mean over photos",
+        "low": "lower end of its 95 % interval",
+        "high": "upper end",
+    }
+    rows: list[tuple[Cell, ...]] = []
+    for i, entry in enumerate(found.entries):
+        for k, kind in enumerate(found.kinds):
+            for point, share in enumerate(found.shares):
+                mean, low, high, _ = estimate(found.curves[i, :, k, point], seed)
+                rows.append((str(entry), entry.kind, kind, share, mean, low, high))
+    return Table("curves", "The curves", columns, rows)
+
+
+def _sizes(found: Measured, seed: int) -> Table:
+    columns = {
+        "map": "what is scored",
+        "kind": "method, baseline or control",
+        "n": "features that are taken at a time",
+        "correlation": "of the summed attributions and what the logit loses, mean over photos, -1 to 1",
+        "low": "lower end of its 95 % interval",
+        "high": "upper end",
+    }
+    rows: list[tuple[Cell, ...]] = []
+    for i, entry in enumerate(found.entries):
+        for k, size in enumerate(found.sizes):
+            mean, low, high, _ = estimate(found.by_size[i, :, k], seed)
+            rows.append((str(entry), entry.kind, size, mean, low, high))
+    return Table("sizes", "Sensitivity-n for each n", columns, rows)
+
+
+def findings_of(found: Measured, seed: int) -> list[str]:
+    """What beats what, score by score."""
+    told = []
+    for score in [NAMED] if NAMED in found.values else found.kinds:
+        told += _found(found, score, seed)
+    for score in found.values:
+        if score not in (NAMED, "deletion", "insertion"):
+            told += _found(found, score, seed)
+    return told
+
+
+def _found(found: Measured, score: str, seed: int) -> list[str]:
+    methods = found.rows("method")
+    means = {i: estimate(found.values[score][i], seed) for i in methods}
+    there = [i for i in methods if means[i].photos]
+    if not there:
+        return [f"{_called(score)}: no method has it"]
+    best = sorted(there, key=lambda i: means[i].mean, reverse=score not in LOWER)
+    names = {i: found.entries[i].name for i in methods}
+    told = [f"{_called(score)}: best is {names[best[0]]}, {means[best[0]]}"]
+    if all(means[i].low is None for i in there):
+        return [f"{told[0]}; of fewer than three photos nothing can be said of what beats what"]
+    for rivals, what in ((("baseline",), "all baselines"), (("control",), "their own maps of shuffled weights")):
+        against = {i: [j for j in _rivals(found, i) if found.entries[j].kind in rivals] for i in best}
+        if not any(against.values()):
+            continue
+        losers = {i: [str(found.entries[j]) for j in against[i] if not _beats(found, score, i, j, seed)] for i in best}
+        winners = [names[i] for i in best if not losers[i] and against[i]]
+        told.append(f"{_called(score)}: {_listed(winners)} beat{'s' if len(winners) == 1 else ''} {what}")
+        lost = [
+            f"{names[i]} (not {some(losers[i], 3)})" if "baseline" in rivals else names[i] for i in best if losers[i]
+        ]
+        if lost:
+            told[-1] += f"; {some(lost, 13)} {'does' if len(lost) == 1 else 'do'} not"
+    return told
+
+
+def _beats(found: Measured, score: str, one: int, other: int, seed: int) -> bool:
+    by = found.better(score, one, other, seed)
+    return by.low is not None and by.low > 0
+
+
+def _called(score: str) -> str:
+    return "Insertion less deletion" if score == NAMED else score[0].upper() + score[1:]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return some(list(names), 13) if names else "nothing"
