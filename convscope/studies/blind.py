@@ -31,7 +31,7 @@ def generator_of(seed: int, row: int) -> torch.Generator:
 
 
 def centre(height: int, width: int) -> Tensor:
-    """A Gaussian blob "h w" in the middle, as wide as the photo is: its standard deviation is a quarter of each side."""
+    """A Gaussian blob "h w" in the middle, whose standard deviation is a quarter of each side."""
     rows, cols = (
         (-(((torch.arange(side, dtype=torch.float64) - (side - 1) / 2) / (BLOB * side)) ** 2) / 2).exp()
         for side in (height, width)

@@ -56,9 +56,9 @@ class Faithfulness:
     With boxes, the pointing game (Zhang et al. 2016): is the map's maximum in the box, or not further away than a
     tolerance? And the energy inside (Wang et al. 2020): which share of what speaks for the class is in the box?
 
-    None of it stands alone: the same is measured of noise, of a blob in the middle and of the photo's edges, and of each
-    method's map of the same network with its weights shuffled, scored on the network as it is. What beats what is said
-    by the paired difference over photos.
+    None of it stands alone: the same is measured of noise, of a blob in the middle and of the photo's edges, and of
+    each method's map of the same network with its weights shuffled, scored on the network as it is. What beats what is
+    said by the paired difference over photos.
 
     A class activation map orders the pixels as it is; pixel attributions by their magnitude or their signed sum over
     the channels. Sensitivity-n, which is about sums, always takes that sum.
@@ -68,7 +68,7 @@ class Faithfulness:
     scores: Words | None = setting(
         default=None, help=f"which of {', '.join(SCORES)}; none: all, the last two where boxes are given"
     )
-    steps: int = setting(default=28, help="steps of a curve, of as many pixels each")
+    steps: int = setting(default=20, help="steps of a curve, of as many pixels each")
     delete: str = setting(default="grey", help=f"deletion: {FILL_HELP}", choices=FILLS)
     insert: str = setting(default="blur", help="insertion: what it begins with", choices=FILLS)
     absent: str = setting(
@@ -154,7 +154,8 @@ class Faithfulness:
         entries += [Entry(name, "baseline") for name in BLIND]
         height, width = album.images.shape[-2:]
         shares = [count / (height * width) for count in counts(height * width, self.steps)]
-        assert self.scores is not None and self.cell is not None
+        assert self.scores is not None
+        assert self.cell is not None
         of = cells(height, width, self.cell)
         sizes = sizes_of(self.sizes, int(of.max()) + 1) if SUMS in self.scores else []
         kinds = [kind for kind in CURVES if kind in self.scores]
@@ -176,20 +177,19 @@ class Faithfulness:
         errors: list[ConvscopeError] = []
         for number, (method, classifier) in enumerate(track(drawers, "maps")):
             try:
-                raw = method.run(classifier, images, target).raw.detach()
+                raw = compared.attributions(method, classifier, images, target)
             except Cancelled:
                 raise
             except ConvscopeError as error:
                 found.refuse(number, error)
                 errors.append(error)
-                raw = torch.full_like(images, torch.nan)
-            if method.traits.kind == "pixels" or raw.ndim == 4:
-                sums.append(raw.sum(1))
-                orders.append(sums[-1] if self.channels == "signed" else raw.abs().sum(1))
-            else:
-                sums.append(raw)
-                # Of what is relative only differences count: the least is nothing.
-                orders.append(raw - raw.amin((1, 2), keepdim=True) if method.traits.sign == "relative" else raw)
+                orders.append(torch.full_like(images[:, 0], torch.nan))
+                sums.append(orders[-1])
+                continue
+            sums.append(raw.sum(1) if method.traits.kind == "pixels" else raw)
+            map = sums[-1] if self.channels == "signed" else compared.as_maps(method, raw)
+            # Of what is relative only differences count: the least is nothing.
+            orders.append(map - map.amin((1, 2), keepdim=True) if method.traits.sign == "relative" else map)
         if len(errors) == len(drawers):
             raise errors[0]
         blind = list(blind_maps(images, range(len(album))[rows], seed).values())
@@ -262,16 +262,16 @@ def _caveats(study: Faithfulness, album: Album, found: Measured, marked: Sequenc
     told = []
     if found.kinds:
         told.append(
-            f"{study.delete} and half-{study.insert} pictures are none that the network was trained on: a curve also shows how it "
-            "takes to those, and maps are compared fairly only under the same fill"
+            "half-filled pictures are none that the network was trained on: a curve also shows how it takes to those, "
+            "and scores compare only under the same fill"
         )
         sure = [float(album.probabilities[row, label]) for row, label in enumerate(album.labels)]
         if unsure := [name for name, share in zip(album.names, sure, strict=True) if share < UNSURE]:
             told.append(f"the class of {some(unsure, 3)} has a probability below {UNSURE}: little can fall there")
     if found.sizes:
         told.append(
-            f"sensitivity-n is over cells of {study.cell} x {study.cell} pixels, against {study.absent}: a map of magnitudes "
-            "can say where, not for or against what, and is not asked to sum up to anything by its authors"
+            f"sensitivity-n is over cells of {study.cell} x {study.cell} pixels, against {study.absent}; it asks for "
+            "sums, which class activation maps, guided and deconvnet were never meant to give"
         )
     if any(marked):
         without = [name for name, boxes in zip(album.names, marked, strict=True) if not boxes]
@@ -284,8 +284,8 @@ def _caveats(study: Faithfulness, album: Album, found: Measured, marked: Sequenc
 
 def _curves_caption(study: Faithfulness, found: Measured) -> str:
     said = {
-        "deletion": f"Deletion: pixels are filled ({study.delete}), the map's highest first; the lower the curve, the better. ",
-        "insertion": f"Insertion: they are put back into a picture that hides all ({study.insert}); the higher, the better. ",
+        "deletion": f"Deletion: pixels are filled ({study.delete}), the map's highest first; low is good. ",
+        "insertion": f"Insertion: they are put back into what hides them ({study.insert}); high is good. ",
     }
     return (
         "".join(said[kind] for kind in found.kinds)
@@ -297,6 +297,6 @@ def _curves_caption(study: Faithfulness, found: Measured) -> str:
 def _scores_caption(found: Measured) -> str:
     return (
         "Each method's scores, the arrow saying which way is better: means over photos with their 95 % intervals. "
-        "Grey is what knows nothing of the network; its best is the dashed line. A hollow mark is the same method's map "
-        "of the network with its weights shuffled: a method that is no better shows the photo, not what was learned."
+        "Grey is what knows nothing of the network; its best is the dashed line. A hollow mark is the same method's "
+        "map of the network with its weights shuffled: a method that is no better shows the photo alone."
     )

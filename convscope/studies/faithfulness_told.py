@@ -25,6 +25,7 @@ ABOUT = {
 }
 LOWER = ("deletion",)  # where less is better
 NAMED = "difference"  # stands for both curves
+MANY = 20  # methods in a sentence
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ class Measured:
             by_size=self.by_size[there],
         )
 
-    def rows(self, *kinds: Kind) -> list[int]:
-        """The numbers of the entries of these kinds."""
-        return [i for i, entry in enumerate(self.entries) if entry.kind in kinds]
+    def rows(self, kind: Kind) -> list[int]:
+        """The numbers of the entries of a kind."""
+        return [i for i, entry in enumerate(self.entries) if entry.kind == kind]
 
     def better(self, score: str, one: int, other: int, seed: int) -> Estimate:
         """By how much an entry is better than another: the paired difference over photos, its sign such that above 0 is
@@ -124,13 +125,11 @@ def _scores(found: Measured, seed: int) -> Table:
             f"{score} high": "upper end",
         }
     columns["photos"] = "how many have a score"
-    rows = []
-    for i in found.rows("method", "baseline", "control"):
+    rows: list[tuple[Cell, ...]] = []
+    for i in [*found.rows("method"), *found.rows("baseline"), *found.rows("control")]:
         each = [estimate(values[i], seed) for values in found.values.values()]
         cells = [cell for one in each for cell in (one.mean, one.low, one.high)]
         rows.append((str(found.entries[i]), found.entries[i].kind, *cells, max(one.photos for one in each)))
-    order = {"method": 0, "baseline": 1, "control": 2}
-    rows.sort(key=lambda row: order[str(row[1])])
     return Table("scores", "How faithful each map is", columns, rows)
 
 
@@ -173,7 +172,7 @@ def _photos(found: Measured, album: Album) -> Table:
         **{score: ABOUT[score] for score in found.values},
     }
     columns |= {"pointing": "1 where the maximum is in the box, else 0"} if "pointing" in columns else {}
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for row, name in enumerate(album.names):
         label = album.labels[row]
         sure = float(album.probabilities[row, label])
@@ -231,29 +230,35 @@ def findings_of(found: Measured, seed: int) -> list[str]:
 
 
 def _found(found: Measured, score: str, seed: int) -> list[str]:
-    methods = found.rows("method")
-    means = {i: estimate(found.values[score][i], seed) for i in methods}
-    there = [i for i in methods if means[i].photos]
+    means = {i: estimate(found.values[score][i], seed) for i in found.rows("method")}
+    there = [i for i in means if means[i].photos]
     if not there:
         return [f"{_called(score)}: no method has it"]
     best = sorted(there, key=lambda i: means[i].mean, reverse=score not in LOWER)
-    names = {i: found.entries[i].name for i in methods}
-    told = [f"{_called(score)}: best is {names[best[0]]}, {means[best[0]]}"]
+    first = f"{_called(score)}: best is {found.entries[best[0]]}, {means[best[0]]}"
     if all(means[i].low is None for i in there):
-        return [f"{told[0]}; of fewer than three photos nothing can be said of what beats what"]
-    for rivals, what in ((("baseline",), "all baselines"), (("control",), "their own maps of shuffled weights")):
-        against = {i: [j for j in _rivals(found, i) if found.entries[j].kind in rivals] for i in best}
-        if not any(against.values()):
-            continue
-        losers = {i: [str(found.entries[j]) for j in against[i] if not _beats(found, score, i, j, seed)] for i in best}
-        winners = [names[i] for i in best if not losers[i] and against[i]]
-        told.append(f"{_called(score)}: {_listed(winners)} beat{'s' if len(winners) == 1 else ''} {what}")
-        lost = [
-            f"{names[i]} (not {some(losers[i], 3)})" if "baseline" in rivals else names[i] for i in best if losers[i]
-        ]
-        if lost:
-            told[-1] += f"; {some(lost, 13)} {'does' if len(lost) == 1 else 'do'} not"
+        return [f"{first}; of fewer than three photos nothing can be said of what beats what"]
+    baselines = {i: [j for j in _rivals(found, i) if found.entries[j].kind == "baseline"] for i in best}
+    own = {i: [j for j in _rivals(found, i) if found.entries[j].kind == "control"] for i in best}
+    told = [first, f"{_called(score)}: {_against_them(found, score, baselines, 'every baseline', seed)}"]
+    if any(own.values()):
+        told.append(f"{_called(score)}: {_against_them(found, score, own, 'the same of shuffled weights', seed)}")
     return told
+
+
+def _against_them(found: Measured, score: str, rivals: dict[int, list[int]], what: str, seed: int) -> str:
+    """Which methods beat all of their rivals, and which do not."""
+    lost = {i: [j for j in others if not _beats(found, score, i, j, seed)] for i, others in rivals.items() if others}
+    winners = [found.entries[i].name for i, losses in lost.items() if not losses]
+    told = f"{some(winners, MANY) or 'no method'} {'beat' if len(winners) > 1 else 'beats'} {what}"
+    losers = [
+        f"{found.entries[i].name} (not {some([found.entries[j].name for j in losses], 3)})"
+        if found.entries[losses[0]].kind == "baseline"
+        else found.entries[i].name
+        for i, losses in lost.items()
+        if losses
+    ]
+    return f"{told}; not so {some(losers, MANY)}" if losers else told
 
 
 def _beats(found: Measured, score: str, one: int, other: int, seed: int) -> bool:
@@ -263,7 +268,3 @@ def _beats(found: Measured, score: str, one: int, other: int, seed: int) -> bool
 
 def _called(score: str) -> str:
     return "Insertion less deletion" if score == NAMED else score[0].upper() + score[1:]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return some(list(names), 13) if names else "nothing"
