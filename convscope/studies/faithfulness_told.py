@@ -238,32 +238,36 @@ def _found(found: Measured, score: str, seed: int) -> list[str]:
     first = f"{_called(score)}: best is {found.entries[best[0]]}, {means[best[0]]}"
     if all(means[i].low is None for i in there):
         return [f"{first}; of fewer than three photos nothing can be said of what beats what"]
-    baselines = {i: [j for j in _rivals(found, i) if found.entries[j].kind == "baseline"] for i in best}
-    own = {i: [j for j in _rivals(found, i) if found.entries[j].kind == "control"] for i in best}
-    told = [first, f"{_called(score)}: {_against_them(found, score, baselines, 'every baseline', seed)}"]
-    if any(own.values()):
-        told.append(f"{_called(score)}: {_against_them(found, score, own, 'the same of shuffled weights', seed)}")
+    told = [first]
+    for kind in ("baseline", "control"):
+        lost = {i: losses for i in best if (losses := _lost(found, score, i, kind, seed)) is not None}
+        if lost:
+            told.append(f"{_called(score)}: {_against_them(found, lost, kind)}")
     return told
 
 
-def _against_them(found: Measured, score: str, rivals: dict[int, list[int]], what: str, seed: int) -> str:
+def _lost(found: Measured, score: str, method: int, kind: str, seed: int) -> list[str] | None:
+    """The rivals of a kind that a method does not beat; None where there is none that it can be compared with."""
+    rivals = [j for j in _rivals(found, method) if found.entries[j].kind == kind]
+    lows = {j: found.better(score, method, j, seed).low for j in rivals}
+    there = {j: low for j, low in lows.items() if low is not None}
+    return [found.entries[j].name for j, low in there.items() if low <= 0] if there else None
+
+
+def _against_them(found: Measured, lost: dict[int, list[str]], kind: str) -> str:
     """Which methods beat all of their rivals, and which do not."""
-    lost = {i: [j for j in others if not _beats(found, score, i, j, seed)] for i, others in rivals.items() if others}
-    winners = [found.entries[i].name for i, losses in lost.items() if not losses]
-    told = f"{some(winners, MANY) or 'no method'} {'beat' if len(winners) > 1 else 'beats'} {what}"
+    name = {i: found.entries[i].name for i in lost}
+    winners = [name[i] for i, losses in lost.items() if not losses]
     losers = [
-        f"{found.entries[i].name} (not {some([found.entries[j].name for j in losses], 3)})"
-        if found.entries[losses[0]].kind == "baseline"
-        else found.entries[i].name
-        for i, losses in lost.items()
-        if losses
+        f"{name[i]} (not {some(losses, 3)})" if kind == "baseline" else name[i] for i, losses in lost.items() if losses
     ]
-    return f"{told}; not so {some(losers, MANY)}" if losers else told
-
-
-def _beats(found: Measured, score: str, one: int, other: int, seed: int) -> bool:
-    by = found.better(score, one, other, seed)
-    return by.low is not None and by.low > 0
+    several = len(winners) > 1
+    own = "their own maps" if several else "its own map"
+    what = "every baseline" if kind == "baseline" else f"{own} of shuffled weights"
+    told = f"{some(winners, MANY) or 'no method'} {'beat' if several else 'beats'} {what}"
+    if not losers:
+        return told
+    return f"{told}{'; not so' if winners else ':'} {some(losers, MANY)}"
 
 
 def _called(score: str) -> str:

@@ -45,7 +45,9 @@ def written(tmp_path):
 def test_a_box_lies_where_resizing_and_cropping_bring_it(tmp_path, written):
     album = album_of(tmp_path, {"a.png": (80, 160), "b.png": (60, 40)})
     # a: 80x160 -> 40x80, the middle 32x32 begins at row 4, column 24. b: 60x40 -> 60x40, at row 14, column 4.
-    found, notes = boxes_of(album, written({"a.png": [[20, 60, 40, 100], [0, 0, 80, 160]], "b.png": [[20, 10, 30, 40]]}))
+    found, notes = boxes_of(
+        album, written({"a.png": [[20, 60, 40, 100], [0, 0, 80, 160]], "b.png": [[20, 10, 30, 40]]})
+    )
     assert found == [((6, 6, 16, 26), (0, 0, 32, 32)), ((6, 6, 16, 32),)]
     assert notes == []
 

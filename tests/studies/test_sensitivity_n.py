@@ -78,7 +78,7 @@ def test_any_network_s_by_the_pictures_it_was_shown():
     found = asked(Classifier(watched, channels=1), image, maps, side, sizes, subsets, index=3)
     unlike = [picture for picture in watched.seen[-61:] if not torch.equal(picture, image[0])]
     assert len(unlike) == 60  # the photo itself was one of them
-    whole = float(plain(image)[0, 3])
+    whole = float(plain(image)[0, 3].detach())
     for i, size in enumerate(sizes):
         pictures = unlike[i * subsets : (i + 1) * subsets]
         gone = [(picture[0] == 0) for picture in pictures]
@@ -87,7 +87,7 @@ def test_any_network_s_by_the_pictures_it_was_shown():
             assert all(bool(part.all()) or not bool(part.any()) for part in parts)
             assert sum(bool(part.any()) for part in parts) == size
         assert len({tuple(where.flatten().tolist()) for where in gone}) > subsets / 2
-        lost = [whole - float(plain(picture[None])[0, 3]) for picture in pictures]
+        lost = [whole - float(plain(picture[None])[0, 3].detach()) for picture in pictures]
         for m in range(2):
             sums = [float(maps[m][where].sum()) for where in gone]
             assert found[m, i] == pytest.approx(np.corrcoef(sums, lost)[0, 1], abs=1e-9)
