@@ -58,10 +58,19 @@ class Wrong:
         return replace(right, raw=-right.raw)
 
 
+class Other:
+    """Grad-CAM of another class: it shows the blue blob where the red one is asked for."""
+
+    name, traits = "other", Traits("map", "positive")
+
+    def run(self, classifier, images, target):
+        return METHODS["grad-cam"]().run(classifier, images, Target(index=(2,) * len(images)))
+
+
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        listed = [METHODS["grad-cam"](), Wrong()]
+        listed = [METHODS["grad-cam"](), Wrong(), Other()]
         patch.setattr("convscope.studies.compared.methods_meant", lambda words, passes=None: (listed, []))
         return run(planted(), boxes=boxes(tmp_path_factory.mktemp("boxes")), tolerance=0, steps=36, subsets=30)
 
@@ -70,28 +79,36 @@ def test_the_true_map_beats_what_knows_nothing_and_the_wrong_one_does_not(judged
     rows = judged.table("against").records()
     beats = {(row["map"], row["against"], row["score"]): row["beats"] for row in rows}
     for rival in ("random", "centre", "edges"):
-        for name in ("deletion", "insertion", "difference", "pointing", "energy"):
+        for name in ("difference", "sensitivity-n", "pointing", "energy"):
             assert beats["grad-cam", rival, name] is True, (rival, name)
+        for name in ("deletion", "insertion", "difference", "sensitivity-n"):
             assert beats["wrong", rival, name] is False, (rival, name)
-    assert beats["grad-cam", "random", "sensitivity-n"] is True
+        for name in ("sensitivity-n", "pointing", "energy"):
+            assert beats["other", rival, name] is False, (rival, name)
+    for rival in ("centre", "edges"):
+        assert beats["grad-cam", rival, "deletion"] is beats["grad-cam", rival, "insertion"] is True
+    assert score(judged, "grad-cam", "deletion") < score(judged, "random", "deletion") / 2
     assert score(judged, "grad-cam", "pointing") == 1
-    assert score(judged, "wrong", "pointing") == 0
+    assert score(judged, "other", "pointing") == score(judged, "other", "energy") == 0
+    assert score(judged, "wrong", "energy") is None  # nothing in it speaks for the class
     assert score(judged, "grad-cam", "deletion") < 0.5 < score(judged, "grad-cam", "insertion")
 
 
 def test_the_findings_say_so(judged):
     text = "\n".join(judged.findings)
     assert "Insertion less deletion: best is grad-cam" in text
-    assert "Insertion less deletion: grad-cam beats every baseline; not so wrong (not random, centre, edges)" in text
-    assert "Pointing: grad-cam beats every baseline" in text
+    assert "Insertion less deletion: grad-cam beats every baseline; not so " in text
+    assert "wrong (not random, centre, edges)" in text
+    assert "Insertion less deletion: grad-cam beats its own map of shuffled weights" in text
+    assert "Energy: grad-cam beats every baseline; not so other (not random, centre, edges)" in text
 
 
 def test_every_method_has_its_control_and_the_baselines_stand_beside(judged):
     kinds = [(row["map"], row["kind"]) for row in judged.table("scores").records()]
     assert kinds == [
-        *(("grad-cam", "method"), ("wrong", "method")),
+        *(("grad-cam", "method"), ("wrong", "method"), ("other", "method")),
         *(("random", "baseline"), ("centre", "baseline"), ("edges", "baseline")),
-        *(("grad-cam, shuffled", "control"), ("wrong, shuffled", "control")),
+        *(("grad-cam, shuffled", "control"), ("wrong, shuffled", "control"), ("other, shuffled", "control")),
     ]
 
 
