@@ -1,4 +1,4 @@
-"""Deletion and insertion: the score while pixels are taken away, or put back, in the order of a map.
+"""Deletion and insertion: the score while pixels, or cells of them, are taken away or put back in the order of a map.
 
 Petsiuk et al. 2018 (RISE, arXiv 1806.07421), section 4.2; deletion is the pixel flipping of Bach et al. 2015.
 """
@@ -14,25 +14,28 @@ from torch import Tensor
 from convscope.instrument.perturb import variant_scores
 from convscope.instrument.target import Target
 from convscope.models.classifier import Classifier, probabilities
-from convscope.types import Maps, OneImage
+from convscope.studies.cells import sums_in
+from convscope.types import OneImage
 
 
-def ranks(map: Tensor, generator: torch.Generator) -> Tensor:
-    """Each pixel's place "h w" in the order of a map "h w": 0 is the highest.
+def ranks(map: Tensor, of: Tensor, generator: torch.Generator) -> Tensor:
+    """The place in the order "h w" of each pixel's cell: 0 is the cell whose mean of a map "h w" is highest.
 
-    Equal pixels come in random order: a stable one would take a rectified map's many zeros from the top down, as if
-    they had been ranked. The same generator gives maps of the same order the same places.
+    ``of``: the number of each pixel's cell. Equal cells come in random order: a stable one would take a rectified map's
+    many zeros from the top down, as if they had been ranked. The same generator gives maps of the same order the same
+    places.
     """
-    shuffled = torch.randperm(map.numel(), generator=generator)
-    order = shuffled[map.detach().flatten().cpu()[shuffled].argsort(descending=True, stable=True)]
-    found = torch.empty(map.numel(), dtype=torch.int32)
-    found[order] = torch.arange(map.numel(), dtype=torch.int32)
-    return found.view_as(map).to(map.device)
+    means = sums_in(map[None], of)[0] / of.flatten().bincount()
+    shuffled = torch.randperm(len(means), generator=generator)
+    order = shuffled[means[shuffled].argsort(descending=True, stable=True)]
+    found = torch.empty(len(means), dtype=torch.int32)
+    found[order] = torch.arange(len(means), dtype=torch.int32)
+    return found[of].to(map.device)
 
 
-def counts(pixels: int, steps: int) -> list[int]:
-    """How many pixels are taken after each step: from none to all, as evenly as whole pixels allow."""
-    return [round(step * pixels / steps) for step in range(steps + 1)]
+def counts(cells: int, steps: int) -> list[int]:
+    """How many cells are taken after each step: from none to all, as evenly as whole cells allow."""
+    return [round(step * cells / steps) for step in range(steps + 1)]
 
 
 def area(shares: Sequence[float] | np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -58,7 +61,7 @@ def curves(
     fill and the photo for deletion, the photo and what hides it for insertion. All curves of a kind begin and end with
     the same two pictures, which are looked at once.
     """
-    taken = counts(image[0, 0].numel(), steps)
+    taken = counts(int(order[0].max()) + 1, steps)
     inside, outside = (torch.cat(side) for side in zip(*ends, strict=True))
     stack = torch.stack(list(order))
     each, kinds = steps - 1, len(ends)
@@ -85,9 +88,3 @@ def curves(
 
 def _probability(outputs: Tensor, target: Target) -> Tensor:
     return target.pick(probabilities(outputs))
-
-
-def finite(maps: Maps) -> list[bool]:
-    """Which maps hold nothing but numbers, so that they order the pixels."""
-    found: list[bool] = maps.isfinite().flatten(1).all(1).tolist()
-    return found

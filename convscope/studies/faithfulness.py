@@ -21,13 +21,14 @@ from convscope.settings import Reals, Words, setting
 from convscope.studies import compared
 from convscope.studies.blind import BLIND, blind_maps, generator_of
 from convscope.studies.boxes import Box, boxes_of
+from convscope.studies.cells import cells
 from convscope.studies.curves import area, counts, curves, ranks
 from convscope.studies.faithfulness_figure import curves_figure, scores_figure
 from convscope.studies.faithfulness_told import Entry, Measured, findings_of, tables_of
 from convscope.studies.pointing import energy_inside, pointed
 from convscope.studies.registry import register
 from convscope.studies.result import Figure, Result, result
-from convscope.studies.sensitivity_n import cells, sensitivity, sizes_of
+from convscope.studies.sensitivity_n import sensitivity, sizes_of
 from convscope.studies.subject import Album
 
 CURVES = ("deletion", "insertion")
@@ -42,16 +43,19 @@ UNSURE = 0.2  # a probability from which not much can fall
 class Faithfulness:
     """Faithfulness: deletion, insertion (Petsiuk et al. 2018, section 4.2), sensitivity-n (Ancona et al. 2018).
 
-    Deletion: pixels are filled in the order of a map, the highest first; the probability of the photo's class is drawn
-    over the share of pixels taken, and the area under it is the score: the lower, the sooner the class was gone.
-    Insertion: they are put back in the same order into a picture that hides all; the higher, the better. Equal pixels
-    come in random order. The steps, the fill and what insertion begins with are settings: the paper takes 224 pixels a
-    step, zeros or any constant, and a blurred photo. A deletion filled with black is the pixel flipping of Bach et al.
-    2015, a pixel's channels together.
+    Deletion: the photo is filled in the order of a map, the highest first; the probability of the photo's class is
+    drawn over the share that is gone, and the area under it is the score: the lower, the sooner the class was gone.
+    Insertion: it is put back in the same order into a picture that hides all; the higher, the better. What is equal
+    comes in random order. The steps, the fill and what insertion begins with are settings: the paper takes 224 pixels a
+    step, zeros or any constant, and a blurred photo.
 
     Sensitivity-n: the correlation, over random subsets of n features, of the sum of their attributions and what the
-    class's logit loses without them; the score is its mean over some n, at best 1. The paper takes pixels for features;
-    single pixels of a photo hardly matter, so here they are square cells of pixels (cell=1: the paper's).
+    class's logit loses without them; the score is its mean over some n, at best 1.
+
+    Both papers take single pixels, as cell=1 does; with a fill of black such a deletion is the pixel flipping of Bach
+    et al. 2015, a pixel's channels together. But one pixel hardly matters to a photo, and many scattered ones break it
+    whatever they showed: deletion then favours noise over a class activation map. So square cells are ranked by their
+    mean and taken as one, as in the region perturbation of Samek et al. 2015 (arXiv 1509.06321).
 
     With boxes, the pointing game (Zhang et al. 2016): is the map's maximum in the box, or not further away than a
     tolerance? And the energy inside (Wang et al. 2020): which share of what speaks for the class is in the box?
@@ -68,7 +72,7 @@ class Faithfulness:
     scores: Words | None = setting(
         default=None, help=f"which of {', '.join(SCORES)}; none: all, the last two where boxes are given"
     )
-    steps: int = setting(default=20, help="steps of a curve, of as many pixels each")
+    steps: int = setting(default=20, help="steps of a curve, each of as many cells")
     delete: str = setting(default="grey", help=f"deletion: {FILL_HELP}", choices=FILLS)
     insert: str = setting(default="blur", help="insertion: what it begins with", choices=FILLS)
     absent: str = setting(
@@ -77,7 +81,9 @@ class Faithfulness:
     sizes: Reals = setting(default=(0.02, 0.1, 0.5), help="sensitivity-n: each n, as a share of all features")
     subsets: int = setting(default=100, help="sensitivity-n: random subsets of each size; the paper's number")
     cell: int | None = setting(
-        default=None, help="sensitivity-n: side of a feature in pixels; none: a fourteenth of the shorter side"
+        default=None,
+        help="side in pixels of the squares that are taken as one; 1: the papers' pixels; none: a fourteenth of the "
+        "shorter side",
     )
     channels: str = setting(
         default="magnitude",
@@ -99,13 +105,13 @@ class Faithfulness:
             raise UsageError(f"{self.boxes}: none of its boxes lies where the network sees the photo")
         control, refusal = _shuffled(album.classifier, seed)
         found = settled._measured(album, methods, control, marked, seed)
-        tables = tables_of(found, album, seed)
+        tables = tables_of(found, album)
         figures = [Figure("scores", _scores_caption(found), lambda: scores_figure(found))]
         if found.kinds:
             figures.append(Figure("curves", _curves_caption(settled, found), lambda: curves_figure(found)))
         notes = [*notes, *told, *refusal, *found.refusals, *_caveats(settled, album, found, marked)]
         title = f"How faithful explanations of {album.classifier.name} are"
-        return result(settled, title, seed, album, tables, figures, findings_of(found, seed), notes)
+        return result(settled, title, seed, album, tables, figures, findings_of(found), notes)
 
     def _settled(self, album: Album) -> Faithfulness:
         """With what was left open settled; UsageError for what cannot be meant."""
@@ -121,8 +127,6 @@ class Faithfulness:
                 raise UsageError(f"faithfulness: {some(boxed)} needs boxes: name a JSON file of them with --boxes")
         elif self.boxes is not None:
             raise UsageError("faithfulness: boxes are given, but neither pointing nor energy is among the scores")
-        if not 1 <= self.steps <= height * width:
-            raise UsageError(f"faithfulness: steps is {self.steps}: from 1 to the canvas's {height * width:,} pixels")
         if not self.sizes or not all(0 < share < 1 for share in self.sizes):
             raise UsageError("faithfulness: sizes are shares of all features, above 0 and below 1")
         if self.subsets < 3:
@@ -134,8 +138,11 @@ class Faithfulness:
         cell = max(1, min(height, width) // CELLS) if self.cell is None else self.cell
         if not 1 <= cell <= min(height, width):
             raise UsageError(f"faithfulness: cell is {cell}: from 1 to the canvas's shorter side, {min(height, width)}")
+        count = int(cells(height, width, cell).max()) + 1
+        if not 1 <= self.steps <= count:
+            raise UsageError(f"faithfulness: steps is {self.steps}: from 1 to the canvas's {count:,} cells")
         if SUMS in scores:
-            sizes_of(self.sizes, int(cells(height, width, cell).max()) + 1)
+            sizes_of(self.sizes, count)
         return replace(self, scores=tuple(score for score in SCORES if score in scores), cell=cell)
 
     def _measured(
@@ -153,13 +160,14 @@ class Faithfulness:
             drawers += [(method, control) for method in methods]
         entries += [Entry(name, "baseline") for name in BLIND]
         height, width = album.images.shape[-2:]
-        shares = [count / (height * width) for count in counts(height * width, self.steps)]
         assert self.scores is not None
         assert self.cell is not None
         of = cells(height, width, self.cell)
-        sizes = sizes_of(self.sizes, int(of.max()) + 1) if SUMS in self.scores else []
+        total = int(of.max()) + 1
+        shares = [count / total for count in counts(total, self.steps)]
+        sizes = sizes_of(self.sizes, total) if SUMS in self.scores else []
         kinds = [kind for kind in CURVES if kind in self.scores]
-        found = Measured.empty(entries, len(album), self.scores, kinds, shares, sizes)
+        found = Measured.empty(entries, len(album), self.scores, kinds, shares, sizes, seed)
         for rows in track(parts(len(album)), "explained and scored"):
             numbers = range(len(album))[rows]
             maps, sums = self._maps(album, rows, drawers, found, seed)
@@ -208,9 +216,12 @@ class Faithfulness:
     ) -> None:
         image, target = album.images[row : row + 1], album.target[row : row + 1]
         given = [i for i, map in enumerate(maps) if bool(map.isfinite().all())]
+        for i in given:
+            if bool(maps[i].max() == maps[i].min()):
+                found.flat[str(found.entries[i])] += 1
         if found.kinds:
             # The same generator for each: what orders the pixels alike has the same curve.
-            order = [ranks(maps[i], generator_of(seed, row)) for i in given]
+            order = [ranks(maps[i], of, generator_of(seed, row)) for i in given]
             both = {
                 "deletion": (fill_like(image, self.delete), image),
                 "insertion": (image, fill_like(image, self.insert)),
@@ -262,17 +273,20 @@ def _caveats(study: Faithfulness, album: Album, found: Measured, marked: Sequenc
     told = []
     if found.kinds:
         told.append(
-            "half-filled pictures are none that the network was trained on: a curve also shows how it takes to those, "
-            "and scores compare only under the same fill"
+            f"half-filled pictures (here by cells of {study.cell} x {study.cell} pixels) are none that the network was "
+            "trained on: a curve also shows how it takes to those, and scores compare only under the same settings"
         )
         sure = [float(album.probabilities[row, label]) for row, label in enumerate(album.labels)]
         if unsure := [name for name, share in zip(album.names, sure, strict=True) if share < UNSURE]:
             told.append(f"the class of {some(unsure, 3)} has a probability below {UNSURE}: little can fall there")
     if found.sizes:
         told.append(
-            f"sensitivity-n is over cells of {study.cell} x {study.cell} pixels, against {study.absent}; it asks for "
-            "sums, which class activation maps, guided and deconvnet were never meant to give"
+            f"sensitivity-n, here against {study.absent}, asks for sums, which class activation maps, guided and "
+            "deconvnet were never meant to give"
         )
+    if found.flat:
+        flat = [f"{name} on {count} of {len(album)} photos" for name, count in found.flat.items()]
+        told.append(f"the same everywhere, so that chance orders the cells: {some(flat, 4)}")
     if any(marked):
         without = [name for name, boxes in zip(album.names, marked, strict=True) if not boxes]
         told += [f"without a box, and left out of pointing and energy: {some(without, 3)}"] if without else []
@@ -284,8 +298,8 @@ def _caveats(study: Faithfulness, album: Album, found: Measured, marked: Sequenc
 
 def _curves_caption(study: Faithfulness, found: Measured) -> str:
     said = {
-        "deletion": f"Deletion: pixels are filled ({study.delete}), the map's highest first; low is good. ",
-        "insertion": f"Insertion: they are put back into what hides them ({study.insert}); high is good. ",
+        "deletion": f"Deletion: the photo is filled ({study.delete}), the map's highest first; low is good. ",
+        "insertion": f"Insertion: it is put back into what hides it ({study.insert}); high is good. ",
     }
     return (
         "".join(said[kind] for kind in found.kinds)

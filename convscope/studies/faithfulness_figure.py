@@ -8,7 +8,7 @@ import numpy as np
 
 from convscope.studies import drawing
 from convscope.studies.faithfulness_told import LOWER, NAMED, Measured
-from convscope.studies.interval import estimate
+from convscope.studies.interval import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,20 +22,20 @@ def scores_figure(found: Measured) -> Figure:
     from matplotlib.figure import Figure as Blank
 
     leading = NAMED if NAMED in found.values else next(iter(found.values))
-    means = {i: estimate(found.values[leading][i]).mean for i in found.rows("method")}
+    means = {i: found.mean(leading, i).mean for i in found.rows("method")}
     sign = 1 if leading in LOWER else -1
     order = sorted(means, key=lambda i: (np.isnan(means[i]), sign * means[i])) + found.rows("baseline")
     figure = Blank(figsize=(1.9 + 1.75 * len(found.values), 0.9 + 0.27 * len(order)), layout="constrained")
     axes = figure.subplots(1, len(found.values), squeeze=False, sharey=True)[0]
-    for panel, (score, values) in zip(axes, found.values.items(), strict=True):
+    for panel, score in zip(axes, found.values, strict=True):
         for place, i in enumerate(order):
             known = found.entries[i].kind == "method"
-            _dot(panel, values[i], place, drawing.COLOURS[0] if known else drawing.PALE)
+            _dot(panel, found.mean(score, i), place, drawing.COLOURS[0] if known else drawing.PALE)
             for j in found.rows("control") if known else []:
                 if found.entries[j].name == found.entries[i].name:
-                    mean = estimate(values[j]).mean
+                    mean = found.mean(score, j).mean
                     panel.plot(mean, place + 0.22, "o", ms=3.5, mfc="white", mec=drawing.COLOURS[1], mew=1)
-        blind = [estimate(values[i]).mean for i in found.rows("baseline")]
+        blind = [found.mean(score, i).mean for i in found.rows("baseline")]
         if np.isfinite(blind).any():
             best = np.nanmin(blind) if score in LOWER else np.nanmax(blind)
             panel.axvline(best, color=drawing.PALE, linestyle="--", linewidth=0.9, zorder=0)
@@ -50,8 +50,8 @@ def scores_figure(found: Measured) -> Figure:
     return figure
 
 
-def _dot(panel: Any, values: np.ndarray, place: float, colour: str) -> None:
-    mean, low, high, photos = estimate(values)
+def _dot(panel: Any, score: Estimate, place: float, colour: str) -> None:
+    mean, low, high, photos = score
     if not photos:
         return
     if low is not None and high is not None:
@@ -68,18 +68,18 @@ def curves_figure(found: Measured) -> Figure:
     methods = found.rows("method")
     for number, (panel, kind) in enumerate(zip(axes, found.kinds, strict=True)):
         for i in found.rows("baseline"):
-            mean = [estimate(column).mean for column in found.curves[i, :, number].T]
+            mean = [one.mean for one in found.curve(number, i)]
             name = found.entries[i].name
             panel.plot(found.shares, mean, color=drawing.PALE, linestyle=STYLES[name], linewidth=1.3, label=name)
         for colour, i in enumerate(methods):
-            each = [estimate(column) for column in found.curves[i, :, number].T]
+            each = found.curve(number, i)
             means = [one.mean for one in each]
             shown = len(methods) <= BANDS
             low, high = ([one[k] for one in each] if shown else None for k in (1, 2))
             drawing.line(panel, colour, found.shares, means, found.entries[i].name, low, high)
         taken = "filled" if kind == "deletion" else "put back"
         up = "probability of the class" if number == 0 else ""
-        drawing.plain(panel, across=f"share of pixels {taken}", up=up, title=kind)
+        drawing.plain(panel, across=f"share {taken}", up=up, title=kind)
         panel.set_xlim(0, 1)
         panel.set_ylim(bottom=0)
     handles, labels = axes[0].get_legend_handles_labels()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from convscope.studies.subject import Album
 Kind = Literal["method", "control", "baseline"]
 
 ABOUT = {
-    "deletion": "area under the class's probability while pixels are filled, the highest first: low is good, 0 to 1",
-    "insertion": "area under it while they are put back: high is good, 0 to 1",
+    "deletion": "area under the class's probability while the photo is filled, the highest first: low is good, 0 to 1",
+    "insertion": "area under it while the photo is put back: high is good, 0 to 1",
     "difference": "insertion less deletion: high is good, -1 to 1",
     "sensitivity-n": "correlation of summed attributions and what the logit loses, mean over n: high is good, -1 to 1",
     "pointing": "share of photos whose maximum is in the box: high is good, 0 to 1",
@@ -41,7 +42,7 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What came out. ``curves`` "entries photos kinds points" over ``shares`` of the pixels; ``values``: each score
+    """What came out. ``curves`` "entries photos kinds points" over ``shares`` of the cells; ``values``: each score
     "entries photos"; ``by_size``: sensitivity-n for each n of ``sizes``, "entries photos sizes". NaN is what is not
     there."""
 
@@ -52,7 +53,10 @@ class Measured:
     values: dict[str, np.ndarray]
     sizes: list[int]
     by_size: np.ndarray
+    seed: int = 0  # of the intervals
     refused: dict[str, str] = field(default_factory=dict)
+    flat: Counter[str] = field(default_factory=Counter)  # photos on which a map is the same everywhere
+    _known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def empty(
@@ -63,6 +67,7 @@ class Measured:
         kinds: list[str],
         shares: list[float],
         sizes: list[int],
+        seed: int = 0,
     ) -> Measured:
         both = [NAMED] if len(kinds) > 1 else []
         names = [*kinds, *both, *(score for score in scores if score not in kinds)]
@@ -75,6 +80,7 @@ class Measured:
             {name: np.full(shape, np.nan) for name in names},
             sizes,
             np.full((*shape, len(sizes)), np.nan),
+            seed,
         )
 
     @property
@@ -100,23 +106,40 @@ class Measured:
         """The numbers of the entries of a kind."""
         return [i for i, entry in enumerate(self.entries) if entry.kind == kind]
 
-    def better(self, score: str, one: int, other: int, seed: int) -> Estimate:
+    def mean(self, score: str, entry: int) -> Estimate:
+        """An entry's score over photos."""
+        return self._once((score, entry), lambda: estimate(self.values[score][entry], self.seed))
+
+    def curve(self, kind: int, entry: int) -> list[Estimate]:
+        """An entry's curve over photos, point by point."""
+        found: list[Estimate] = self._once(
+            (kind, entry), lambda: [estimate(column, self.seed) for column in self.curves[entry, :, kind].T]
+        )
+        return found
+
+    def better(self, score: str, one: int, other: int) -> Estimate:
         """By how much an entry is better than another: the paired difference over photos, its sign such that above 0 is
         better."""
-        values = self.values[score]
-        return estimate((values[one] - values[other]) * (-1 if score in LOWER else 1), seed)
+        values, sign = self.values[score], -1 if score in LOWER else 1
+        return self._once((score, one, other), lambda: estimate((values[one] - values[other]) * sign, self.seed))
+
+    def _once(self, key: Any, made: Callable[[], Any]) -> Any:
+        """Intervals take thousands of draws, and tables, figures and findings all want them."""
+        if key not in self._known:
+            self._known[key] = made()
+        return self._known[key]
 
 
-def tables_of(found: Measured, album: Album, seed: int) -> list[Table]:
-    tables = [_scores(found, seed), _against(found, seed), _photos(found, album)]
+def tables_of(found: Measured, album: Album) -> list[Table]:
+    tables = [_scores(found), _against(found), _photos(found, album)]
     if found.kinds:
-        tables.append(_curves(found, seed))
+        tables.append(_curves(found))
     if found.sizes:
-        tables.append(_sizes(found, seed))
+        tables.append(_sizes(found))
     return tables
 
 
-def _scores(found: Measured, seed: int) -> Table:
+def _scores(found: Measured) -> Table:
     columns = {"map": "what is scored", "kind": "method, baseline, or control: the method on shuffled weights"}
     for score in found.values:
         columns |= {
@@ -127,7 +150,7 @@ def _scores(found: Measured, seed: int) -> Table:
     columns["photos"] = "how many have a score"
     rows: list[tuple[Cell, ...]] = []
     for i in [*found.rows("method"), *found.rows("baseline"), *found.rows("control")]:
-        each = [estimate(values[i], seed) for values in found.values.values()]
+        each = [found.mean(score, i) for score in found.values]
         cells = [cell for one in each for cell in (one.mean, one.low, one.high)]
         rows.append((str(found.entries[i]), found.entries[i].kind, *cells, max(one.photos for one in each)))
     return Table("scores", "How faithful each map is", columns, rows)
@@ -139,7 +162,7 @@ def _rivals(found: Measured, method: int) -> list[int]:
     return [*found.rows("baseline"), *own]
 
 
-def _against(found: Measured, seed: int) -> Table:
+def _against(found: Measured) -> Table:
     columns = {
         "map": "the method",
         "against": "a baseline, or the same method on shuffled weights",
@@ -154,7 +177,7 @@ def _against(found: Measured, seed: int) -> Table:
     for i in found.rows("method"):
         for j in _rivals(found, i):
             for score in found.values:
-                by = found.better(score, i, j, seed)
+                by = found.better(score, i, j)
                 beats = by.low > 0 if by.low is not None else None
                 rows.append(
                     (found.entries[i].name, str(found.entries[j]), score, by.mean, by.low, by.high, beats, by.photos)
@@ -182,12 +205,12 @@ def _photos(found: Measured, album: Album) -> Table:
     return Table("photos", "Every photo's scores", columns, rows)
 
 
-def _curves(found: Measured, seed: int) -> Table:
+def _curves(found: Measured) -> Table:
     columns = {
         "map": "what orders the pixels",
         "kind": "method, baseline or control",
         "curve": "deletion or insertion",
-        "share": "of the pixels that were taken",
+        "share": "of the cells that were taken",
         "probability": "of the class, mean over photos",
         "low": "lower end of its 95 % interval",
         "high": "upper end",
@@ -195,17 +218,16 @@ def _curves(found: Measured, seed: int) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for i, entry in enumerate(found.entries):
         for k, kind in enumerate(found.kinds):
-            for point, share in enumerate(found.shares):
-                mean, low, high, _ = estimate(found.curves[i, :, k, point], seed)
+            for share, (mean, low, high, _) in zip(found.shares, found.curve(k, i), strict=True):
                 rows.append((str(entry), entry.kind, kind, share, mean, low, high))
     return Table("curves", "The curves", columns, rows)
 
 
-def _sizes(found: Measured, seed: int) -> Table:
+def _sizes(found: Measured) -> Table:
     columns = {
         "map": "what is scored",
         "kind": "method, baseline or control",
-        "n": "features that are taken at a time",
+        "n": "cells that are taken at a time",
         "correlation": "of the summed attributions and what the logit loses, mean over photos, -1 to 1",
         "low": "lower end of its 95 % interval",
         "high": "upper end",
@@ -213,24 +235,24 @@ def _sizes(found: Measured, seed: int) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for i, entry in enumerate(found.entries):
         for k, size in enumerate(found.sizes):
-            mean, low, high, _ = estimate(found.by_size[i, :, k], seed)
+            mean, low, high, _ = estimate(found.by_size[i, :, k], found.seed)
             rows.append((str(entry), entry.kind, size, mean, low, high))
     return Table("sizes", "Sensitivity-n for each n", columns, rows)
 
 
-def findings_of(found: Measured, seed: int) -> list[str]:
+def findings_of(found: Measured) -> list[str]:
     """What beats what, score by score."""
     told = []
     for score in [NAMED] if NAMED in found.values else found.kinds:
-        told += _found(found, score, seed)
+        told += _found(found, score)
     for score in found.values:
         if score not in (NAMED, "deletion", "insertion"):
-            told += _found(found, score, seed)
+            told += _found(found, score)
     return told
 
 
-def _found(found: Measured, score: str, seed: int) -> list[str]:
-    means = {i: estimate(found.values[score][i], seed) for i in found.rows("method")}
+def _found(found: Measured, score: str) -> list[str]:
+    means = {i: found.mean(score, i) for i in found.rows("method")}
     there = [i for i in means if means[i].photos]
     if not there:
         return [f"{_called(score)}: no method has it"]
@@ -240,16 +262,16 @@ def _found(found: Measured, score: str, seed: int) -> list[str]:
         return [f"{first}; of fewer than three photos nothing can be said of what beats what"]
     told = [first]
     for kind in ("baseline", "control"):
-        lost = {i: losses for i in best if (losses := _lost(found, score, i, kind, seed)) is not None}
+        lost = {i: losses for i in best if (losses := _lost(found, score, i, kind)) is not None}
         if lost:
             told.append(f"{_called(score)}: {_against_them(found, lost, kind)}")
     return told
 
 
-def _lost(found: Measured, score: str, method: int, kind: str, seed: int) -> list[str] | None:
+def _lost(found: Measured, score: str, method: int, kind: str) -> list[str] | None:
     """The rivals of a kind that a method does not beat; None where there is none that it can be compared with."""
     rivals = [j for j in _rivals(found, method) if found.entries[j].kind == kind]
-    lows = {j: found.better(score, method, j, seed).low for j in rivals}
+    lows = {j: found.better(score, method, j).low for j in rivals}
     there = {j: low for j, low in lows.items() if low is not None}
     return [found.entries[j].name for j, low in there.items() if low <= 0] if there else None
 

@@ -15,15 +15,10 @@ from convscope.errors import UsageError
 from convscope.instrument.perturb import variant_scores
 from convscope.instrument.target import Target
 from convscope.models.classifier import Classifier
+from convscope.studies.cells import sums_in
 from convscope.types import OneImage
 
 FLAT = 1e-9  # of the largest: a spread below it is rounding
-
-
-def cells(height: int, width: int, side: int) -> Tensor:
-    """The number of the cell "h w" that each pixel is in: squares of ``side``, those at the lower right may be cut."""
-    rows, cols = torch.arange(height) // side, torch.arange(width) // side
-    return rows[:, None] * (-(-width // side)) + cols
 
 
 def sizes_of(shares: Sequence[float], count: int) -> list[int]:
@@ -70,8 +65,7 @@ def sensitivity(
     found = variant_scores(classifier, image, target, 1 + len(drawn), outputs, budget=budget, label=label)
     scores = found.double().cpu().numpy()
     lost = (scores[0] - scores[1:]).reshape(len(sizes), subsets)
-    of_cells = torch.zeros(len(maps), count, dtype=torch.float64)
-    of_cells.index_add_(1, place, maps.detach().flatten(1).double().cpu())
+    of_cells = sums_in(maps, of)
     answers = np.empty((len(maps), len(sizes)))
     for i, chosen in enumerate(drawn.split(subsets)):
         gone = chosen.double()

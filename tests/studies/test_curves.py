@@ -12,6 +12,7 @@ from convscope.instrument.target import Target
 from convscope.models.classifier import Classifier
 from convscope.progress import reporting
 from convscope.studies.blind import generator_of
+from convscope.studies.cells import cells
 from convscope.studies.curves import area, counts, curves, ranks
 from tests.nets import Smooth, classifier_of, photos
 
@@ -30,8 +31,8 @@ def sigmoid(value):
     return 1 / (1 + math.exp(-value))
 
 
-def of(map, seed=0):
-    return ranks(map, generator_of(seed, 0))
+def of(map, seed=0, side=1):
+    return ranks(map, cells(*map.shape, side), generator_of(seed, 0))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -104,6 +105,17 @@ def test_ranks_order_and_ties():
     zeros = [tuple(int(of(map, seed)[place]) for place in ((0, 1), (1, 0), (1, 2))) for seed in range(40)]
     assert len(set(zeros)) == 6  # every order of the three equal ones
     assert torch.equal(of(map, 3), of(2 * map + 1, 3))  # the same order is the same ranks
+
+
+def test_cells_are_ranked_by_their_mean_and_taken_as_one():
+    """Whatever their size: those at the border are cut. By their sum the cell of four would come first."""
+    map = torch.tensor([[3.0, 3.0, 5.0], [3.0, 3.0, 1.0], [0.0, 2.0, 4.0]])  # means 3, 3, 1, 4
+    assert of(map, side=2).tolist() in ([[a, a, b], [a, a, b], [3, 3, 0]] for a, b in ((1, 2), (2, 1)))
+    weights = torch.zeros(1, 3, 3)
+    weights[0, 2, 2] = 5.0
+    image, grey = torch.ones(1, 1, 3, 3, dtype=torch.float64), torch.full((1, 1, 3, 3), 0.5, dtype=torch.float64)
+    found = curves(linear(weights), image, Target(index=(0,)), [of(map, side=2)], [(grey, image)], 4, **BUDGET)
+    assert found[0, 0] == pytest.approx([sigmoid(5)] + [sigmoid(2.5)] * 4, abs=1e-12)
 
 
 def test_a_constant_map_has_no_side():

@@ -103,6 +103,16 @@ def test_the_findings_say_so(judged):
     assert "Energy: grad-cam beats every baseline; not so other (not random, centre, edges)" in text
 
 
+def test_a_map_that_is_the_same_everywhere_is_told(judged):
+    """Of the shuffled network Grad-CAM is rectified to nothing on most of these photos."""
+    rows = judged.table("photos").records()
+    flat = sum(r["map"] == "grad-cam, shuffled" and r["energy"] is None for r in rows)
+    assert 0 < flat <= 5
+    line = "the same everywhere, so that chance orders the cells: "
+    (told,) = [note for note in judged.notes if note.startswith(line)]
+    assert f"grad-cam, shuffled on {flat} of 5 photos" in told
+
+
 def test_every_method_has_its_control_and_the_baselines_stand_beside(judged):
     kinds = [(row["map"], row["kind"]) for row in judged.table("scores").records()]
     assert kinds == [
@@ -148,9 +158,11 @@ def test_a_paired_difference_is_surer_than_two_intervals_apart():
     base = np.array([0.1, 0.9, 0.3, 0.7, 0.2, 0.95])
     found.values["insertion"][:] = [base + 0.02, base, base - 0.05, base]
     assert estimate(base + 0.02).low < estimate(base).high
-    assert "Insertion: better beats every baseline" in findings_of(found, 0)
+    assert "Insertion: better beats every baseline" in findings_of(found)
+    found = Measured.empty(entries, 6, ["insertion"], ["insertion"], [0.0, 1.0], [])
+    found.values["insertion"][1:] = [base, base - 0.05, base]
     found.values["insertion"][0] = base + 0.02 * np.array([1, -1, 1, -1, 1, -1])
-    assert "Insertion: no method beats every baseline: better (not random, edges)" in findings_of(found, 0)
+    assert "Insertion: no method beats every baseline: better (not random, edges)" in findings_of(found)
 
 
 def test_figures_are_drawn_and_files_written(judged, tmp_path):
@@ -283,7 +295,7 @@ REFUSED = {
     "no score": ({"scores": ""}, "no score is named"),
     "a method": ({"methods": "grad-kam"}, "unknown method 'grad-kam'; nearest: grad-cam"),
     "no map": ({"methods": "filters"}, "filters does not make a map of a photo"),
-    "steps": ({"steps": 721}, r"steps is 721: from 1 to the canvas's 720 pixels"),
+    "steps": ({"steps": 721, "cell": 1}, "steps is 721: from 1 to the canvas's 720 cells"),
     "no steps": ({"steps": 0}, "steps is 0"),
     "sizes": ({"sizes": "0.5,1"}, "sizes are shares of all features, above 0 and below 1"),
     "subsets": ({"subsets": 2}, "subsets is 2: a correlation needs 3"),

@@ -12,7 +12,8 @@ from convscope.instrument.target import Target
 from convscope.methods import configure
 from convscope.models.classifier import Classifier
 from convscope.studies.blind import generator_of
-from convscope.studies.sensitivity_n import cells, correlation, sensitivity, sizes_of
+from convscope.studies.cells import cells
+from convscope.studies.sensitivity_n import correlation, sensitivity, sizes_of
 from tests.nets import Smooth, classifier_of, photos
 from tests.studies.test_curves import linear
 
