@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,8 +91,9 @@ class Faithfulness:
         help="what orders the pixels of pixel attributions: the sum of the channels' magnitudes, or their signed sum",
         choices=("magnitude", "signed"),
     )
-    boxes: str | None = setting(
-        default=None, help='JSON file {"photo.jpg": [[top, left, bottom, right]]}, in pixels of the photo'
+    boxes: str | Path | None = setting(
+        default=None,
+        help="JSON file with the photos' names, and for each a list of boxes: top, left, bottom, right, in its pixels",
     )
     tolerance: float = setting(default=15.0, help="pointing: pixels of the canvas that a maximum may miss the box by")
     passes: int = setting(default=16, help="passes at most of a method that averages gradients")

@@ -40,7 +40,7 @@ def boxes(tmp_path, count=5, blob=10):
     told = {f"image {i}": [[r, c, r + blob, c + blob]] for i, (r, c) in enumerate(PLACES[:count])}
     file = tmp_path / "boxes.json"
     file.write_text(json.dumps(told))
-    return str(file)
+    return file
 
 
 def score(found, name, column):
@@ -279,6 +279,13 @@ def test_a_map_of_nan_has_no_score_and_spoils_no_other():
     assert [r["deletion"] is None for r in rows if r["kind"] == "method"] == [False, True]
     assert score(found, "broken", "photos") == 2
     assert score(found, "gradient", "photos") == 3
+
+
+def test_boxes_may_be_named_as_text_as_on_a_command_line(tmp_path):
+    settings = {"boxes": str(boxes(tmp_path, 1)), "scores": "pointing", "methods": "grad-cam", "tolerance": "0"}
+    found = run(planted(1), **settings)
+    assert score(found, "grad-cam", "pointing") == 1
+    assert list(found.tables[0].columns)[2:] == ["pointing", "pointing low", "pointing high", "photos"]
 
 
 def test_photos_without_a_box_are_left_out_of_those_scores_alone(tmp_path):
