@@ -73,7 +73,7 @@ class Faithfulness:
     scores: Words | None = setting(
         default=None, help=f"which of {', '.join(SCORES)}; none: all, the last two where boxes are given"
     )
-    steps: int = setting(default=20, help="steps of a curve, each of as many cells")
+    steps: int = setting(default=14, help="steps of a curve, each of as many cells")
     delete: str = setting(default="grey", help=f"deletion: {FILL_HELP}", choices=FILLS)
     insert: str = setting(default="blur", help="insertion: what it begins with", choices=FILLS)
     absent: str = setting(

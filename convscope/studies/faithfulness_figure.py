@@ -13,7 +13,7 @@ from convscope.studies.interval import Estimate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BANDS = 4  # lines, beyond which bands hide each other
+BANDS = 3  # lines, beyond which bands hide each other
 STYLES = {"random": ":", "centre": "--", "edges": "-."}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -259,6 +260,15 @@ def test_a_method_that_cannot_look_at_the_network_is_left_out_and_said():
         patch.setattr("convscope.studies.compared.methods_meant", listed(Refusing()))
         with pytest.raises(ConvscopeError, match="it will not"):
             run(album)
+
+
+def test_a_network_that_cannot_be_copied_has_no_control_and_it_is_said():
+    classifier = classifier_of(Smooth())
+    classifier.network.lock = threading.Lock()
+    found = run(Album.of(classifier, photos(3), label=1), methods="gradient")
+    assert [row["kind"] for row in found.table("scores").records()] == ["method", *["baseline"] * 3]
+    assert any(note.startswith("there is no control with shuffled weights: ") for note in found.notes)
+    assert {row["against"] for row in found.table("against").records()} == {"random", "centre", "edges"}
 
 
 def test_a_map_of_nan_has_no_score_and_spoils_no_other():
