@@ -78,7 +78,7 @@ def _by_photo(album: Album, file: str | Path, form: str) -> tuple[dict[int, Any]
             f"{file} names none of the photos: it has {some(list(told), 3) or 'no name'}, "
             f"the photos are {some(list(album.names), 3)}"
         )
-    notes = [f"{len(strange)} names in {Path(file).name} are of no photo here: {some(strange, 3)}"] if strange else []
+    notes = [f"{Path(file).name} has names of no photo here: {some(strange, 3)}"] if strange else []
     return found, notes
 
 
@@ -151,4 +151,4 @@ def _short(value: Any) -> str:
 
 
 def _unseen(count: int) -> list[str]:
-    return [f"{count} boxes lie where the network does not see the photo, and are left out"] if count else []
+    return [f"boxes where the network does not see the photo, left out: {count}"] if count else []

@@ -1,0 +1,296 @@
+"""What faithfulness scores come to: tables, and what beats what."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from convscope.errors import ConvscopeError, some
+from convscope.studies.interval import Estimate, estimate
+from convscope.studies.result import Cell, Table
+from convscope.studies.subject import Album
+
+Kind = Literal["method", "control", "baseline"]
+
+ABOUT = {
+    "deletion": "area under the class's probability while the photo is filled, the highest first: low is good, 0 to 1",
+    "insertion": "area under it while the photo is put back: high is good, 0 to 1",
+    "difference": "insertion less deletion: high is good, -1 to 1",
+    "sensitivity-n": "correlation of summed attributions and what the logit loses, mean over n: high is good, -1 to 1",
+    "pointing": "share of photos whose maximum is in the box: high is good, 0 to 1",
+    "energy": "share in the box of what speaks for the class: high is good, 0 to 1",
+}
+LOWER = ("deletion",)  # where less is better
+NAMED = "difference"  # stands for both curves
+MANY = 20  # methods in a sentence
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is scored. A control is named as the method whose map of the shuffled network it is."""
+
+    name: str
+    kind: Kind
+
+    def __str__(self) -> str:
+        return f"{self.name}, shuffled" if self.kind == "control" else self.name
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What came out. ``curves`` "entries photos kinds points" over ``shares`` of the cells; ``values``: each score
+    "entries photos"; ``by_size``: sensitivity-n for each n of ``sizes``, "entries photos sizes". NaN is what is not
+    there."""
+
+    entries: list[Entry]
+    kinds: list[str]
+    shares: list[float]
+    curves: np.ndarray
+    values: dict[str, np.ndarray]
+    sizes: list[int]
+    by_size: np.ndarray
+    seed: int = 0  # of the intervals
+    refused: dict[str, str] = field(default_factory=dict)
+    flat: Counter[str] = field(default_factory=Counter)  # photos on which a map is the same everywhere
+    _known: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def empty(
+        cls,
+        entries: list[Entry],
+        photos: int,
+        scores: Sequence[str],
+        kinds: list[str],
+        shares: list[float],
+        sizes: list[int],
+        seed: int = 0,
+    ) -> Measured:
+        both = [NAMED] if len(kinds) > 1 else []
+        names = [*kinds, *both, *(score for score in scores if score not in kinds)]
+        shape = (len(entries), photos)
+        return cls(
+            entries,
+            kinds,
+            shares,
+            np.full((*shape, len(kinds), len(shares)), np.nan),
+            {name: np.full(shape, np.nan) for name in names},
+            sizes,
+            np.full((*shape, len(sizes)), np.nan),
+            seed,
+        )
+
+    @property
+    def refusals(self) -> list[str]:
+        return [f"left out: {name}: {why}" for name, why in self.refused.items()]
+
+    def refuse(self, number: int, error: ConvscopeError) -> None:
+        """Remember why an entry has no map."""
+        self.refused.setdefault(str(self.entries[number]), str(error))
+
+    def without_refused(self) -> Measured:
+        """Without what has no score at all."""
+        there = [any(bool(np.isfinite(v[i]).any()) for v in self.values.values()) for i in range(len(self.entries))]
+        return replace(
+            self,
+            entries=[entry for entry, kept in zip(self.entries, there, strict=True) if kept],
+            curves=self.curves[there],
+            values={name: values[there] for name, values in self.values.items()},
+            by_size=self.by_size[there],
+        )
+
+    def rows(self, kind: Kind) -> list[int]:
+        """The numbers of the entries of a kind."""
+        return [i for i, entry in enumerate(self.entries) if entry.kind == kind]
+
+    def mean(self, score: str, entry: int) -> Estimate:
+        """An entry's score over photos."""
+        return self._once((score, entry), lambda: estimate(self.values[score][entry], self.seed))
+
+    def curve(self, kind: int, entry: int) -> list[Estimate]:
+        """An entry's curve over photos, point by point."""
+        found: list[Estimate] = self._once(
+            (kind, entry), lambda: [estimate(column, self.seed) for column in self.curves[entry, :, kind].T]
+        )
+        return found
+
+    def better(self, score: str, one: int, other: int) -> Estimate:
+        """By how much an entry is better than another: the paired difference over photos, its sign such that above 0 is
+        better."""
+        values, sign = self.values[score], -1 if score in LOWER else 1
+        return self._once((score, one, other), lambda: estimate((values[one] - values[other]) * sign, self.seed))
+
+    def _once(self, key: Any, made: Callable[[], Any]) -> Any:
+        """Intervals take thousands of draws, and tables, figures and findings all want them."""
+        if key not in self._known:
+            self._known[key] = made()
+        return self._known[key]
+
+
+def tables_of(found: Measured, album: Album) -> list[Table]:
+    tables = [_scores(found), _against(found), _photos(found, album)]
+    if found.kinds:
+        tables.append(_curves(found))
+    if found.sizes:
+        tables.append(_sizes(found))
+    return tables
+
+
+def _scores(found: Measured) -> Table:
+    columns = {"map": "what is scored", "kind": "method, baseline, or control: the method on shuffled weights"}
+    for score in found.values:
+        columns |= {
+            score: ABOUT[score],
+            f"{score} low": "lower end of its 95 % interval over photos",
+            f"{score} high": "upper end",
+        }
+    columns["photos"] = "how many have a score"
+    rows: list[tuple[Cell, ...]] = []
+    for i in [*found.rows("method"), *found.rows("baseline"), *found.rows("control")]:
+        each = [found.mean(score, i) for score in found.values]
+        cells = [cell for one in each for cell in (one.mean, one.low, one.high)]
+        rows.append((str(found.entries[i]), found.entries[i].kind, *cells, max(one.photos for one in each)))
+    return Table("scores", "How faithful each map is", columns, rows)
+
+
+def _rivals(found: Measured, method: int) -> list[int]:
+    """The baselines, and the method's own control."""
+    own = [i for i in found.rows("control") if found.entries[i].name == found.entries[method].name]
+    return [*found.rows("baseline"), *own]
+
+
+def _against(found: Measured) -> Table:
+    columns = {
+        "map": "the method",
+        "against": "a baseline, or the same method on shuffled weights",
+        "score": "what is compared",
+        "better by": "mean over photos of the paired difference, above 0 where the method is better",
+        "low": "lower end of its 95 % interval",
+        "high": "upper end",
+        "beats": "whether the interval lies above 0",
+        "photos": "how many have both",
+    }
+    rows: list[tuple[Cell, ...]] = []
+    for i in found.rows("method"):
+        for j in _rivals(found, i):
+            for score in found.values:
+                by = found.better(score, i, j)
+                beats = by.low > 0 if by.low is not None else None
+                rows.append(
+                    (found.entries[i].name, str(found.entries[j]), score, by.mean, by.low, by.high, beats, by.photos)
+                )
+    return Table("against", "Methods against what knows nothing", columns, rows)
+
+
+def _photos(found: Measured, album: Album) -> Table:
+    columns = {
+        "photo": "the photo's name",
+        "class": "its class",
+        "probability": "of the class, on the whole photo",
+        "map": "what is scored",
+        "kind": "method, baseline or control",
+        **{score: ABOUT[score] for score in found.values},
+    }
+    columns |= {"pointing": "1 where the maximum is in the box, else 0"} if "pointing" in columns else {}
+    rows: list[tuple[Cell, ...]] = []
+    for row, name in enumerate(album.names):
+        label = album.labels[row]
+        sure = float(album.probabilities[row, label])
+        for i, entry in enumerate(found.entries):
+            scores = [float(values[i, row]) for values in found.values.values()]
+            rows.append((name, album.classes.short(label), sure, str(entry), entry.kind, *scores))
+    return Table("photos", "Every photo's scores", columns, rows)
+
+
+def _curves(found: Measured) -> Table:
+    columns = {
+        "map": "what orders the pixels",
+        "kind": "method, baseline or control",
+        "curve": "deletion or insertion",
+        "share": "of the cells that were taken",
+        "probability": "of the class, mean over photos",
+        "low": "lower end of its 95 % interval",
+        "high": "upper end",
+    }
+    rows: list[tuple[Cell, ...]] = []
+    for i, entry in enumerate(found.entries):
+        for k, kind in enumerate(found.kinds):
+            for share, (mean, low, high, _) in zip(found.shares, found.curve(k, i), strict=True):
+                rows.append((str(entry), entry.kind, kind, share, mean, low, high))
+    return Table("curves", "The curves", columns, rows)
+
+
+def _sizes(found: Measured) -> Table:
+    columns = {
+        "map": "what is scored",
+        "kind": "method, baseline or control",
+        "n": "cells that are taken at a time",
+        "correlation": "of the summed attributions and what the logit loses, mean over photos, -1 to 1",
+        "low": "lower end of its 95 % interval",
+        "high": "upper end",
+    }
+    rows: list[tuple[Cell, ...]] = []
+    for i, entry in enumerate(found.entries):
+        for k, size in enumerate(found.sizes):
+            mean, low, high, _ = estimate(found.by_size[i, :, k], found.seed)
+            rows.append((str(entry), entry.kind, size, mean, low, high))
+    return Table("sizes", "Sensitivity-n for each n", columns, rows)
+
+
+def findings_of(found: Measured) -> list[str]:
+    """What beats what, score by score."""
+    told = []
+    for score in [NAMED] if NAMED in found.values else found.kinds:
+        told += _found(found, score)
+    for score in found.values:
+        if score not in (NAMED, "deletion", "insertion"):
+            told += _found(found, score)
+    return told
+
+
+def _found(found: Measured, score: str) -> list[str]:
+    means = {i: found.mean(score, i) for i in found.rows("method")}
+    there = [i for i in means if means[i].photos]
+    if not there:
+        return [f"{_called(score)}: no method has it"]
+    best = sorted(there, key=lambda i: means[i].mean, reverse=score not in LOWER)
+    first = f"{_called(score)}: best is {found.entries[best[0]]}, {means[best[0]]}"
+    if all(means[i].low is None for i in there):
+        return [f"{first}; of fewer than three photos nothing can be said of what beats what"]
+    told = [first]
+    for kind in ("baseline", "control"):
+        lost = {i: losses for i in best if (losses := _lost(found, score, i, kind)) is not None}
+        if lost:
+            told.append(f"{_called(score)}: {_against_them(found, lost, kind)}")
+    return told
+
+
+def _lost(found: Measured, score: str, method: int, kind: str) -> list[str] | None:
+    """The rivals of a kind that a method does not beat; None where there is none that it can be compared with."""
+    rivals = [j for j in _rivals(found, method) if found.entries[j].kind == kind]
+    lows = {j: found.better(score, method, j).low for j in rivals}
+    there = {j: low for j, low in lows.items() if low is not None}
+    return [found.entries[j].name for j, low in there.items() if low <= 0] if there else None
+
+
+def _against_them(found: Measured, lost: dict[int, list[str]], kind: str) -> str:
+    """Which methods beat all of their rivals, and which do not."""
+    name = {i: found.entries[i].name for i in lost}
+    winners = [name[i] for i, losses in lost.items() if not losses]
+    losers = [
+        f"{name[i]} (not {some(losses, 3)})" if kind == "baseline" else name[i] for i, losses in lost.items() if losses
+    ]
+    several = len(winners) > 1
+    own = "their own maps" if several else "its own map"
+    what = "every baseline" if kind == "baseline" else f"{own} of shuffled weights"
+    told = f"{some(winners, MANY) or 'no method'} {'beat' if several else 'beats'} {what}"
+    if not losers:
+        return told
+    return f"{told}{'; not so' if winners else ':'} {some(losers, MANY)}"
+
+
+def _called(score: str) -> str:
+    return "Insertion less deletion" if score == NAMED else score[0].upper() + score[1:]
