@@ -69,5 +69,6 @@ $(READY): pyproject.toml constraints.txt
 	  "$$python" -m venv --clear $(VENV); \
 	fi
 	@echo "Installing into $(VENV); the first time that is a few GB and takes minutes"
-	@$(PY) -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt -e '.[demo,dev,faces,onnx,peers,tables,tensorboard]' </dev/null
+	@$(PY) -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt -e '.[demo,dev,faces,onnx,peers,studies,tables,tensorboard]' </dev/null
+	@$(PY) -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt --no-deps quantus cachetools </dev/null
 	@touch $@
