@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -37,8 +37,8 @@ def methods_meant(words: Sequence[str], passes: int | None = None) -> tuple[list
     said of the choice.
 
     ``passes``: what a method that averages gradients takes at most, where so many maps are made that its usual number
-    costs too much. "all" is every method that makes a map of a photo, less the costly ones, which have to be named: "all,rise".
-    UsageError for what is unknown, or does not map a photo.
+    costs too much. "all" is every method that makes a map of a photo, less the costly ones, which have to be named:
+    "all,rise". UsageError for what is unknown, or does not map a photo.
     """
     pictures = [name for name, method in METHODS.items() if method.traits.kind in ("map", "pixels")]
     found: dict[str, Any] = {}
@@ -55,17 +55,7 @@ def methods_meant(words: Sequence[str], passes: int | None = None) -> tuple[list
         raise UsageError("no method is named")
     left_out = [name for name in pictures if name not in found] if ALL in words else []
     notes = [f"left out for what they cost: {', '.join(left_out)}; who names them has them"] if left_out else []
-    made = [_with_passes(method_named(name), passes) for name in found]
-    return made, notes
-
-
-def _with_passes(method: Any, passes: int | None) -> Any:
-    fewer = {
-        one.name: passes
-        for one in fields(method)
-        if passes is not None and one.name in AVERAGING and getattr(method, one.name) > passes
-    }
-    return replace(method, **fewer)
+    return [_with_passes(method_named(name), passes) for name in found], notes
 
 
 def maps(method: Any, classifier: Classifier, images: Images, target: Target) -> Tensor:
@@ -75,14 +65,35 @@ def maps(method: Any, classifier: Classifier, images: Images, target: Target) ->
     magnitudes over channels, at least 0: what this house lays over a photo, less the smoothing. A method that knows no
     target (``traits.targeted``) makes the same of all.
     """
-    raw: Tensor = method.run(classifier, images, target).raw.detach()
+    return as_maps(method, attributions(method, classifier, images, target))
+
+
+def attributions(method: Any, classifier: Classifier, images: Images, target: Target) -> Tensor:
+    """What a method gives, "b h w" or "b c h w"."""
+    found: Tensor = method.run(classifier, images, target).raw
+    return found.detach()
+
+
+def as_maps(method: Any, raw: Tensor) -> Tensor:
+    """Attributions as ``maps`` gives them."""
     return raw.abs().sum(1) if method.traits.kind == "pixels" else raw
 
 
+def as_signed_maps(method: Any, raw: Tensor) -> Tensor | None:
+    """Attributions with their sign, of pixels the sum over channels; None of a method whose maps have no sign."""
+    if method.traits.sign != "signed":
+        return None
+    return raw.sum(1) if method.traits.kind == "pixels" else raw
+
+
 def all_maps(
-    methods: Sequence[Any], classifier: Classifier, images: Images, target: Target
+    methods: Sequence[Any],
+    classifier: Classifier,
+    images: Images,
+    target: Target,
+    make: Callable[[Any, Classifier, Images, Target], Tensor] = maps,
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """``maps`` by each method's name, without those that cannot look at this network, and a line on each of these.
+    """``make`` of each method by its name, without those that cannot look at this network, and a line on each of these.
 
     Where none can, the first one's error.
     """
@@ -90,7 +101,7 @@ def all_maps(
     refusals: dict[str, ConvscopeError] = {}
     for method in track(methods, "methods"):
         try:
-            found[method.name] = maps(method, classifier, images, target)
+            found[method.name] = make(method, classifier, images, target)
         except Cancelled:
             raise
         except ConvscopeError as error:
@@ -98,3 +109,12 @@ def all_maps(
     if not found:
         raise next(iter(refusals.values()))
     return found, [f"left out: {name}: {error}" for name, error in refusals.items()]
+
+
+def _with_passes(method: Any, passes: int | None) -> Any:
+    fewer = {
+        one.name: passes
+        for one in fields(method)
+        if passes is not None and one.name in AVERAGING and getattr(method, one.name) > passes
+    }
+    return replace(method, **fewer)
