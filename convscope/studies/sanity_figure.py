@@ -46,6 +46,7 @@ def figures(album: Album, courses: Sequence[Course], verdicts: Mapping[str, str]
 
 
 def _pictures(album: Album, course: Course, verdicts: Mapping[str, str]) -> Drawn:
+    size = album.images.shape[-2:]
     at = _some(len(course.steps), COLUMNS - 2)
     figure, axes = drawing.panels(len(course.shown), len(at) + 2, width=SIDE, height=SIDE + 0.12, names=album.names[0])
     for row, (method, shown) in enumerate(course.shown.items()):
@@ -55,10 +56,12 @@ def _pictures(album: Album, course: Course, verdicts: Mapping[str, str]) -> Draw
             drawing.picture(first, album.images[0], drawing.shortened(album.names[0], 18))
         else:
             first.axis("off")
-        _map(next(panels), shown[0], "trained" if row == 0 else "")
-        axes[row, 1].set_ylabel(f"{method}\n{verdicts[method]}", fontsize=7, color=drawing.INK)
+        _map(next(panels), shown[0], size, "trained" if row == 0 else "")
+        axes[row, 1].set_ylabel(
+            f"{method}\n{verdicts[method]}" if course.order == CASCADE else method, fontsize=7, color=drawing.INK
+        )
         for step in at:
-            _map(next(panels), shown[step + 1], _title(course, step) if row == 0 else "")
+            _map(next(panels), shown[step + 1], size, _title(course, step) if row == 0 else "")
     return figure
 
 
@@ -69,12 +72,9 @@ def _title(course: Course, step: int) -> str:
     return f"{place}\n{layer}"
 
 
-def _map(axes: Any, shown: Any, title: str) -> None:
+def _map(axes: Any, shown: Any, size: Sequence[int], title: str) -> None:
     if shown is None:
-        axes.text(0.5, 0.5, "the same\neverywhere", fontsize=7, ha="center", va="center", transform=axes.transAxes)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        drawing.heading(axes, title)
+        drawing.nothing(axes, size, title)
     else:
         drawing.picture(axes, shown, title, cmap="inferno", vmin=0, vmax=1)
 
@@ -89,14 +89,17 @@ def _some(count: int, most: int) -> list[int]:
 def _charts(course: Course) -> Drawn:
     figure, axes = drawing.panels(2, 2, width=4.2, height=2.7)
     counts = [step.count for step in course.steps]
+    start = [0] if course.order == CASCADE else []  # nothing random: the same map
     across = "random layers, from the last" if course.order == CASCADE else "the random layer, from the last"
     for panel, (measure, about) in zip(axes.flat, MEASURES.items(), strict=True):
         for number, method in enumerate(course.likeness):
             found = [course.at(method, step, measure) for step in range(len(counts))]
             if any(one.photos for one in found):
-                low, high = [one.low for one in found], [one.high for one in found]
-                drawing.line(panel, number, counts, [one.mean for one in found], method, low, high)
-                if len(counts) == 1:
+                before = [1.0] * len(start)
+                low, high = [*before, *(one.low for one in found)], [*before, *(one.high for one in found)]
+                means = [*before, *(one.mean for one in found)]
+                drawing.line(panel, number, [*start, *counts], means, method, low, high)
+                if len(means) == 1:
                     panel.plot(
                         counts, [found[0].mean], "o", markersize=4, color=drawing.COLOURS[number % len(drawing.COLOURS)]
                     )
