@@ -38,14 +38,19 @@ def randomised(classifier: Classifier, seed: int = 0) -> Classifier:
 
 
 def randomised_layers(
-    classifier: Classifier, layers: Sequence[WeightedLayer], seed: int = 0, how: How = "shuffle"
+    classifier: Classifier,
+    layers: Sequence[WeightedLayer],
+    seed: int = 0,
+    how: How = "shuffle",
+    size: tuple[int, int] | None = None,
 ) -> Classifier:
     """A copy in which only these layers know nothing; all others are as they were. ModelError if it has no copy.
 
     ``how``: "shuffle" puts each tensor's numbers in another order, so that every layer keeps the scale that it was
     trained to; "reset" calls the modules' own ``reset_parameters``, as training would begin, and shuffles where there
     is none. A layer's new weights depend on ``seed`` and its place alone, not on which others are randomised. The
-    statistics of the layers' own BatchNorm are taken anew, on noise, those of others stay.
+    statistics of the layers' own BatchNorm are taken anew, on noise of ``size``, by default the network's own canvas;
+    those of others stay.
     """
     network = copied(classifier.network)
     for layer in layers:
@@ -62,7 +67,7 @@ def randomised_layers(
                     _shuffle(weight, generator)
     found = _around(network, classifier, f"{len(layers)} layers randomised")
     changed = [network.get_submodule(path) for layer in layers for path in layer.modules]
-    _settle(found, changed, torch.Generator().manual_seed(seed))
+    _settle(found, changed, torch.Generator().manual_seed(seed), size)
     return found
 
 
@@ -91,7 +96,12 @@ def _around(network: nn.Module, classifier: Classifier, what: str) -> Classifier
     )
 
 
-def _settle(classifier: Classifier, among: Iterable[nn.Module], generator: torch.Generator) -> None:
+def _settle(
+    classifier: Classifier,
+    among: Iterable[nn.Module],
+    generator: torch.Generator,
+    size: tuple[int, int] | None = None,
+) -> None:
     norms = [m for m in among if isinstance(m, NORMS) and m.track_running_stats]
     if not norms:
         return
@@ -100,12 +110,12 @@ def _settle(classifier: Classifier, among: Iterable[nn.Module], generator: torch
             norm.reset_running_stats()
             norm.momentum = None  # the mean of all that it sees
             norm.training = True
-        classifier(_noise(classifier, generator))
+        classifier(_noise(classifier, generator, size or classifier.canvas))
 
 
-def _noise(classifier: Classifier, generator: torch.Generator) -> Tensor:
+def _noise(classifier: Classifier, generator: torch.Generator, size: tuple[int, int]) -> Tensor:
     """Images with detail of every size, as photos have."""
-    shape = (SETTLING, classifier.channels, *classifier.canvas)
+    shape = (SETTLING, classifier.channels, *size)
     found = torch.zeros(shape)
     for level in range(6):
         sides = [max(1, side >> level) for side in shape[2:]]

@@ -86,7 +86,7 @@ class Agreement:
         matrix = {measure: _matrix(order, pairs, measure) for measure in ("rank", "overlap")}
         share = f"{self.top:.0%}"
         figures = [
-            Figure("matrix", _matrix_caption(share), lambda: _drawn(order, matrix, share)),
+            Figure("matrix", _matrix_caption(self.top), lambda: _drawn(order, matrix, share)),
             Figure("maps", _maps_caption(album), lambda: _pictures(album, order, maps)),
         ]
         tables = [_square(order, matrix["rank"]), _every_pair(pairs), _every_photo(album, pairs)]
@@ -251,11 +251,11 @@ def _flat(cells: dict[str, np.ndarray]) -> list[str]:
     return told
 
 
-def _matrix_caption(share: str) -> str:
+def _matrix_caption(top: float) -> str:
     return (
         "Left: Spearman's rank correlation of each two methods' maps of a photo for its class, mean over the photos; "
-        f"1 is the same order of places, 0 none in common. Right: what the strongest {share} of both have in common, "
-        "as intersection over union. Methods that are alike stand together."
+        f"1 is the same order of places, 0 none in common. Right: what the strongest {top:.0%} of both have in common, "
+        f"as intersection over union; {top / (2 - top):.2f} is chance. Methods that are alike stand together."
     )
 
 

@@ -126,10 +126,11 @@ class Sanity:
     ) -> list[Course]:
         found: dict[tuple[WeightedLayer, ...], dict[str, tuple[np.ndarray, np.ndarray | None]]] = {}
         steps = plan(layers, self.steps, self.independent)
+        size = (album.images.shape[2], album.images.shape[3])
         for step in track(steps, "randomised networks"):
             if step.layers in found:  # the last layer alone is in both orders
                 continue
-            random = randomised_layers(album.classifier, step.layers, seed, self.how)
+            random = randomised_layers(album.classifier, step.layers, seed, self.how, size)
             found[step.layers] = {}
             for method in track(methods, "methods"):
                 sights = self._sights(method, attributions(method, random, album.images, album.target))
