@@ -39,10 +39,10 @@ def figures(album: Album, courses: Sequence[Course], verdicts: Mapping[str, str]
             f"same map. Across, {across}.{rule if cascading else ''}"
         )
         found += [
-            Figure(f"{course.order}-likeness", lines, partial(_charts, course)),
             Figure(f"{course.order}-maps", maps, partial(_pictures, album, course, verdicts)),
+            Figure(f"{course.order}-likeness", lines, partial(_charts, course)),
         ]
-    return [found[1], found[0], *found[2:]]
+    return found
 
 
 def _pictures(album: Album, course: Course, verdicts: Mapping[str, str]) -> Drawn:

@@ -33,7 +33,7 @@ class Backwards(nn.Module):
 
 
 def test_layers_come_in_the_order_in_which_they_run_with_what_belongs_to_them():
-    classifier = Classifier(Backwards().double())
+    classifier = Classifier(Backwards().double(), channels=3)
     found = weighted_layers(classifier, photos())
     # The scale "4 1 1" is a matrix by its shape, and the root holds it; the second use of `twice` counts.
     assert [(layer.path, layer.modules, layer.number) for layer in found] == [
