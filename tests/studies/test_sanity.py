@@ -137,6 +137,50 @@ def test_guided_does_not_notice_later_weights_where_it_provably_cannot_and_the_g
     assert any(line.startswith("guided fails: over the cascade") for line in found.findings)
 
 
+class Known(nn.Conv2d):
+    """Begins with weights that its size tells."""
+
+    def reset_parameters(self):
+        with torch.no_grad():
+            for weight in (self.weight, self.bias):
+                numbers = np.random.default_rng(weight.numel()).normal(0, 0.3, tuple(weight.shape))
+                weight.copy_(torch.from_numpy(numbers))
+
+
+def test_cascading_and_independent_by_force():
+    """Every network built by hand, its gradient by autograd. Quantus' MPRT (0.6.0) says the same of this, to 1e-15."""
+
+    def built(random):
+        net = nn.Sequential(
+            *(Known(3, 6, 3, padding=1), nn.ReLU(), Known(6, 8, 3, stride=2), nn.ReLU()),
+            *(Known(8, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        ).double()
+        for at, path in enumerate("024"):
+            if at not in random:
+                for weight in net[int(path)].parameters():
+                    weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(at)).double() / 3
+            else:
+                net[int(path)].reset_parameters()  # in float64, as the study finds it
+        return net
+
+    images = photos(3, 3, HEIGHT, WIDTH)
+    classes = built(())(images).argmax(1)
+
+    def gradient(net):
+        pixels = images.clone().requires_grad_()
+        net(pixels).gather(1, classes[:, None]).sum().backward()
+        return pixels.grad.abs().sum(1).numpy()
+
+    trained = gradient(built(()))
+    found = run(built(()), images, methods=("gradient",), steps=None, how="reset")
+    shown = found.table("photos")
+    ways = {"cascading": [{2}, {1, 2}, {0, 1, 2}], "independent": [{2}, {1}, {0}]}
+    for order, sets in ways.items():
+        for count, random in enumerate(sets, 1):
+            by_force = [spearman(a, b) for a, b in zip(trained, gradient(built(random)), strict=True)]
+            assert [row["rank"] for row in rows(shown, order=order, layers=count)] == pytest.approx(by_force)
+
+
 def course(values, depth=10):
     """A cascade of one method with rank correlations "steps photos"; nothing else is known."""
     likeness = np.full((*np.shape(values), len(SEEN)), np.nan)
