@@ -294,7 +294,7 @@ def _pictures(album: Album, names: list[str], maps: dict[str, Tensor]) -> Drawn:
         if at == 0:
             drawing.picture(panel, album.images[0], drawing.shortened(album.names[0], 20))
         elif at <= len(names):
-            shown = stretched(maps[names[at - 1]][0].double().cpu().numpy())
+            shown = stretched(maps[names[at - 1]][0].cpu().double().numpy())
             if shown is None:
                 drawing.nothing(panel, album.images.shape[-2:], names[at - 1])
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from convscope.models.classifier import Classifier
 from convscope.progress import track
 from convscope.types import Images
 
+T = TypeVar("T")
 ALL = "all"
 METHODS_HELP = (
     "methods, with commas; all is every one that maps a photo, but those that take hundreds of passes a photo"
@@ -87,21 +88,22 @@ def as_signed_maps(method: Any, raw: Tensor) -> Tensor | None:
 
 
 def all_maps(
-    methods: Sequence[Any],
-    classifier: Classifier,
-    images: Images,
-    target: Target,
-    make: Callable[[Any, Classifier, Images, Target], Tensor] = maps,
+    methods: Sequence[Any], classifier: Classifier, images: Images, target: Target
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """``make`` of each method by its name, without those that cannot look at this network, and a line on each of these.
+    """``maps`` of each method by its name, and what ``of_each`` says."""
+    return of_each(methods, lambda method: maps(method, classifier, images, target))
+
+
+def of_each(methods: Sequence[Any], make: Callable[[Any], T]) -> tuple[dict[str, T], list[str]]:
+    """``make`` of each method by its name, without those that cannot look at the network, and a line on each of these.
 
     Where none can, the first one's error.
     """
-    found: dict[str, Tensor] = {}
+    found: dict[str, T] = {}
     refusals: dict[str, ConvscopeError] = {}
     for method in track(methods, "methods"):
         try:
-            found[method.name] = make(method, classifier, images, target)
+            found[method.name] = make(method)
         except Cancelled:
             raise
         except ConvscopeError as error:

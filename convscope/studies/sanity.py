@@ -7,22 +7,22 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from convscope.errors import UsageError
 from convscope.instrument.randomised import HOWS, How, randomised_layers
 from convscope.instrument.weighted import WeightedLayer, weighted_layers
+from convscope.models.classifier import Classifier
 from convscope.progress import track
 from convscope.settings import Words, setting
 from convscope.studies import sanity_figure, sanity_tables
 from convscope.studies.compared import (
     METHODS_HELP,
     USUAL,
-    all_maps,
     as_maps,
     as_signed_maps,
     attributions,
     methods_meant,
+    of_each,
 )
 from convscope.studies.likeness import Sight, needs_scikit_image
 from convscope.studies.registry import register
@@ -68,7 +68,7 @@ class Sanity:
     )
     below: float = setting(default=0.5, help="mean rank correlation over the cascade below which a method passes")
     passes: int | None = setting(
-        default=10, help="gradients that methods which average many take at most; none: as many as they do elsewhere"
+        default=8, help="gradients that methods which average many take at most; none: as many as they do elsewhere"
     )
     cell: int | None = setting(
         default=None, help="side of the cells of the histograms in pixels; none: a fourteenth of the shorter side"
@@ -93,9 +93,8 @@ class Sanity:
             raise UsageError(f"{album.classifier.name} has no weights that could be randomised")
         size = (album.images.shape[2], album.images.shape[3])
         used = replace(self, cell=self.cell or max(2, min(size) // 14))
-        raw, left_out = all_maps(methods, album.classifier, album.images, album.target, attributions)
-        methods = [method for method in methods if method.name in raw]
-        trained = {method.name: used._sights(method, raw[method.name]) for method in methods}
+        trained, left_out = of_each(methods, lambda method: used._sights(method, album.classifier, album))
+        methods = [method for method in methods if method.name in trained]
         courses = used._courses(album, methods, trained, layers, seed)
         cascade = courses[0]
         verdicts = {method.name: sanity_tables.verdict(cascade, method.name, self.below) for method in methods}
@@ -112,7 +111,7 @@ class Sanity:
             album,
             tables,
             sanity_figure.figures(album, courses, verdicts, self.below),
-            sanity_tables.findings(cascade, verdicts),
+            sanity_tables.findings(cascade, verdicts, self.below),
             [*notes, *left_out, *said],
         )
 
@@ -133,7 +132,7 @@ class Sanity:
             random = randomised_layers(album.classifier, step.layers, seed, self.how, size)
             found[step.layers] = {}
             for method in track(methods, "methods"):
-                sights = self._sights(method, attributions(method, random, album.images, album.target))
+                sights = self._sights(method, random, album)
                 found[step.layers][method.name] = likeness(trained[method.name], sights), sights[0].picture
 
         def course(order: str) -> Course:
@@ -144,8 +143,9 @@ class Sanity:
 
         return [course(order) for order in dict.fromkeys(step.order for step in steps)]
 
-    def _sights(self, method: Any, raw: Tensor) -> list[Sight]:
-        """What is compared of a method's attributions, photo by photo."""
-        maps, signed = as_maps(method, raw).double().cpu().numpy(), as_signed_maps(method, raw)
-        with_sign = [None] * len(maps) if signed is None else list(signed.double().cpu().numpy())
+    def _sights(self, method: Any, classifier: Classifier, album: Album) -> list[Sight]:
+        """What is compared of a method's maps, photo by photo."""
+        raw = attributions(method, classifier, album.images, album.target).cpu().double()
+        maps, signed = as_maps(method, raw).numpy(), as_signed_maps(method, raw)
+        with_sign = [None] * len(maps) if signed is None else list(signed.numpy())
         return [Sight.of(map, own, self.cell or 1) for map, own in zip(maps, with_sign, strict=True)]

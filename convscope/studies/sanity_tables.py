@@ -88,7 +88,7 @@ def photos_table(names: Sequence[str], courses: Sequence[Course]) -> Table:
     return Table("photos", "Every photo at every step", columns, rows)
 
 
-def findings(cascade: Course, verdicts: Mapping[str, str]) -> list[str]:
+def findings(cascade: Course, verdicts: Mapping[str, str], below: float) -> list[str]:
     """A sentence on those that pass, one on each that fails and what that means, one on the rest."""
 
     def listed(word: str) -> str:
@@ -101,7 +101,7 @@ def findings(cascade: Course, verdicts: Mapping[str, str]) -> list[str]:
     for method in sorted((m for m in verdicts if verdicts[m] == FAILS), key=lambda m: -abs(cascade.overall(m).mean)):
         told.append(_failure(cascade, method))
     if unclear := listed(UNCLEAR):
-        told.append(f"neither, these photos are too few to tell: {unclear}")
+        told.append(f"unclear, {below:g} lying within the interval (more photos would tell): {unclear}")
     return told
 
 
@@ -133,11 +133,15 @@ def remarks(
         told.append(f"{', '.join(several)}: with {passes} gradients each, to be ready sooner (passes)")
     for method in (m for m in methods if not m.traits.targeted):
         told.append(f"{method.name} explains no class: it can only notice what becomes of its own layer")
-    flat = {m.name: sum(int(np.isnan(c.likeness[m.name][..., 0]).sum()) for c in courses) for m in methods}
-    for name, count in flat.items():
-        if count:
-            of = sum(c.likeness[name][..., 0].size for c in courses)
-            told.append(f"{name}: {count} of {of} comparisons are not counted, a map being the same everywhere")
+    flat: dict[int, list[str]] = {}
+    for name in (m.name for m in methods):
+        flat.setdefault(sum(int(np.isnan(c.likeness[name][..., 0]).sum()) for c in courses), []).append(name)
+    every = sum(next(iter(c.likeness.values()))[..., 0].size for c in courses)
+    told += [
+        f"{', '.join(names)}: {count} of {every} comparisons are not counted, a map being the same everywhere"
+        for count, names in flat.items()
+        if count
+    ]
     if min(size) < max(WINDOW, BLOCK * cell):
         told.append(
             f"maps of {size[0]}x{size[1]} are too small for SSIM (a window of {WINDOW} pixels) or for HOG "

@@ -125,15 +125,16 @@ def test_methods_that_are_the_same_by_their_mathematics_agree_wholly():
     assert "gradient least" in found.findings[2]
 
 
-def test_every_cheap_method_and_the_users_network_as_it_was():
+def test_methods_of_every_kind_and_the_users_network_as_it_was():
     net = seeded(Skip(channels=1), dtype=torch.float32).train()
     before = copy.deepcopy(net.state_dict())
     random = torch.get_rng_state()
     scope = Scope(net, classes=list("abcd"), channels=1)
     images = photos(2, 1, 24, 30, dtype=torch.float32)
-    found, again = (scope.study("agreement", images, methods="all,occlusion") for _ in range(2))
-    assert len(found.table("agreement")) == 14
-    assert len(found.table("pairs")) == math.comb(14, 2)
+    methods = "grad-cam,guided,smoothgrad,eigen-cam,occlusion"
+    found, again = (scope.study("agreement", images, methods=methods) for _ in range(2))
+    assert len(found.table("agreement")) == 5
+    assert len(found.table("pairs")) == math.comb(5, 2)
     assert [table.csv() for table in found.tables] == [table.csv() for table in again.tables]
     assert net.training
     assert torch.equal(torch.get_rng_state(), random)

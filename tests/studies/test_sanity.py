@@ -208,13 +208,13 @@ def test_verdicts_by_the_interval_of_the_mean_over_the_cascade(values, word):
 def test_a_failure_is_told_apart_from_maps_that_are_alike_on_any_photo():
     own = course([[0.9, 0.9, 0.9], [0.8, 0.8, 0.8], [0.6, 0.6, 0.6]])
     own.likeness["m"][..., -1] = 0.1
-    said = findings(own, {"m": "fails"})
+    said = findings(own, {"m": "fails"}, 0.5)
     assert len(said) == 1
     assert "keep a rank correlation of 0.767 (0.767 to 0.767)" in said[0]
     assert "0.8 with 6 of 10 layers random" in said[0]
     assert "such as its edges, not what the network knows" in said[0]
     own.likeness["m"][..., -1] = 0.7
-    assert "with its maps of the other photos it is 0.7: they are much alike" in findings(own, {"m": "fails"})[0]
+    assert "with its maps of the other photos it is 0.7: they are much alike" in findings(own, {"m": "fails"}, 0.5)[0]
 
 
 def test_a_mean_leaves_out_what_is_not_there():
