@@ -51,8 +51,9 @@ class Sanity:
     randomised layer's own BatchNorm are taken anew, on noise.
 
     The paper judges by eye. Here a method passes if the rank correlation of magnitudes, on average over the steps of
-    the cascade, stays below ``below``, and fails above; where the 95 % interval over the photos holds that, it is
-    unclear. At 0.5 a map is as near to unmoved as to unrelated.
+    the cascade, lies under the limit ``below``, and fails over it; where the 95 % interval over the photos holds the
+    limit, it is unclear. By default that is 0.5, as near to unmoved (1) as to unrelated (0). Fewer steps give the first,
+    of the last layer alone, more weight.
     """
 
     methods: Words = setting(default=USUAL, help=METHODS_HELP)
