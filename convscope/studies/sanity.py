@@ -52,8 +52,8 @@ class Sanity:
 
     The paper judges by eye. Here a method passes if the rank correlation of magnitudes, on average over the steps of
     the cascade, lies under the limit ``below``, and fails over it; where the 95 % interval over the photos holds the
-    limit, it is unclear. By default that is 0.5, as near to unmoved (1) as to unrelated (0). Fewer steps give the first,
-    of the last layer alone, more weight.
+    limit, it is unclear. By default that is 0.5, as near to unmoved (1) as to unrelated (0). Fewer steps give the one
+    with the last layer alone more weight.
     """
 
     methods: Words = setting(default=USUAL, help=METHODS_HELP)
