@@ -55,6 +55,16 @@ def picture(axes: Axes, shown: Any, title: str = "", **how: Any) -> Any:
     return drawn
 
 
+def nothing(axes: Axes, size: Sequence[int], title: str = "") -> None:
+    """What stands for a map "h w" that is the same everywhere."""
+    axes.set_box_aspect(size[0] / size[1])
+    axes.set_facecolor("#f0f0f0")
+    axes.text(0.5, 0.5, "the same\neverywhere", fontsize=7, ha="center", va="center", transform=axes.transAxes)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    heading(axes, title)
+
+
 def heading(axes: Axes, text: str) -> None:
     if text:
         axes.set_title(text, fontsize=8, color=INK)
