@@ -67,8 +67,8 @@ def aliasing(patient: Patient) -> Checkup:
     if number > MOST:
         size = "x".join(map(str, kernel))
         reason = (
-            f"a stride of {stride} holds nothing above 1/{2 * stride} cycles a pixel; filters that are random have 0.15 "
-            "to 0.2 above it with a stride of 2, trained ones less"
+            f"a stride of {stride} holds nothing above 1/{2 * stride} cycles a pixel; random filters have 0.15 to 0.2 "
+            "above it with a stride of 2, trained ones less"
         )
         smaller = max(1, stride // 2)
         change = (
@@ -129,28 +129,25 @@ def _drawn(first: First, shares: Tensor) -> Drawn:
     from convscope.images import colour
 
     worst = torch.where(first.live, shares, -1.0).argsort(descending=True, stable=True)[:SHOWN].tolist()
-    figure, axes = drawing.panels(3, len(worst), names=first.layer, height=1.9, width=1.7)
+    figure, _ = drawing.panels(1, 1, names=first.layer, height=6.0, width=1.8 * SHOWN)
+    figure.clear()
+    top, bottom = figure.subfigures(2, 1, height_ratios=[2.2, 1])
+    axes = top.subplots(2, len(worst), squeeze=False)
     frequencies = torch.fft.fftfreq(GRID, dtype=torch.float64)
     square = frequencies[:, None] ** 2 + frequencies**2
     for column, unit in enumerate(worst):
         drawing.picture(axes[0, column], colour.pixels(first.filters[unit].float()), f"{first.layer}:{unit}")
         power = torch.fft.fft2(first.filters[unit], (GRID, GRID)).abs().square().sum(0) / square.clamp(min=1e-5)
-        shown = torch.fft.fftshift(power.log10())
+        shown = torch.fft.fftshift(power.clamp(min=1e-300).log10())
         high = float(shown.max())
-        where = {"extent": (-0.5, 0.5, 0.5, -0.5), "vmin": high - 3, "vmax": high, "cmap": "magma"}
+        where = {"extent": (-0.5, 0.5, 0.5, -0.5), "vmin": high - 4, "vmax": high, "cmap": "magma"}
         drawing.picture(axes[1, column], shown.numpy(), f"{float(shares[unit]):.0%} outside", **where)
         half = [0.5 / step for step in first.stride]
         axes[1, column].add_patch(
             Rectangle((-half[1], -half[0]), 2 * half[1], 2 * half[0], fill=False, edgecolor="#00d0ff")
         )
-    return _chart(figure, axes, first, shares)
-
-
-def _chart(figure: Drawn, axes: object, first: First, shares: Tensor) -> Drawn:
-    for panel in axes[2]:  # type: ignore[index]
-        panel.remove()
-    panel = figure.add_subplot(3, 1, 3)
+    panel = bottom.subplots()
     panel.bar(range(len(shares)), torch.where(first.live, shares, 0.0).tolist(), color=drawing.COLOURS[0])
-    panel.axhline(MOST, color=drawing.PALE, linewidth=1, linestyle="--")
+    panel.axhline(MOST, color=drawing.INK, linewidth=1, linestyle="--")
     drawing.plain(panel, across=f"filter of {first.layer}", up="share folded")
     return figure

@@ -19,7 +19,7 @@ from convscope.studies.result import Figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawn
 
-SHARE = 0.5  # of a layer's units, beyond which it is a fault
+SHARE = 0.75  # of a layer's units, beyond which it is a fault
 ENOUGH = 100  # photos, from which a unit that none of them excites is called dead
 FULL = 0.5  # of the places, from which a unit is saturated
 ON = 1.0  # of the places: a rectifier that never rectifies
@@ -52,9 +52,9 @@ def units(patient: Patient) -> Checkup:
     * Units are duplicates if their maxima on the photos are the same up to scale and offset (correlation above
       1 - 1e-5) and they fire on at least ``SURE`` photos: on fewer, all units that fire on the same one are alike.
 
-    Dead, saturated or duplicate units are a fault where they are more than half of a layer, else a remark: sound
-    networks have some. Of EfficientNet-Lite0 on crops of seven photos up to 13 % of a layer are dead, 9 % duplicates, 38 %
-    always on; of a digit network that is right in 97 % up to 30 % are dead.
+    Dead, saturated or duplicate units are a fault where they are more than three quarters of a layer, else a remark: sound
+    networks have some. Of EfficientNet-Lite0 on crops of seven photos up to 13 % of a layer are dead, 9 % duplicates,
+    38 % always on; of the hidden layer of small digit networks that are right in 93 to 97 %, 30 to 63 % are dead.
     """
     if not patient.bounded:
         return Checkup.left_out("units: no layer's activations have bounds (ReLU, ReLU6, sigmoid, tanh), none can die")
@@ -160,8 +160,8 @@ class Kind(NamedTuple):
     fault: bool = True
 
 
-WHY = "where most of a layer's units add nothing, it is narrower than it was meant to be"
-SOME = "a sound network has some; beyond half of a layer they are a fault"
+WHY = "with so few units left that do something, the layer is narrower than it was meant to be"
+SOME = "a sound network has some; beyond three quarters of a layer they are a fault"
 KINDS = [
     Kind(
         "dead units",
