@@ -33,13 +33,13 @@ class Diagnose:
     """
 
     sample: int = setting(default=500, help="at most so many photos, drawn at random where there are more")
-    checks: Words = setting(default=(), help=f"the checks that are made, of {', '.join(CHECKS)}; by default all")
+    checks: Words | None = setting(default=None, help=f"checks, of {', '.join(CHECKS)}; by default all")
     method: str = setting(default="grad-cam", help=METHOD_HELP)
 
     def run(self, data: DataSet, seed: int = 0) -> Result:
         if self.sample < 1:
             raise UsageError(f"sample is a number of photos, at least 1, got {self.sample}")
-        wanted = chosen(self.checks)
+        wanted = chosen(self.checks or ())
         maps = [name for name, method in METHODS.items() if method.traits.kind == "map" and method.traits.targeted]
         if self.method not in maps:
             raise UsageError(f"method is {self.method!r}, not one of {', '.join(maps)}")

@@ -60,9 +60,14 @@ def middle(height: int, width: int) -> Box:
 
 
 def within(maps: Tensor, box: Box) -> Tensor:
-    """Each map's share that a box holds."""
+    """Each map's share that a box holds; 0 of a map without anything."""
     part = maps[:, box.top : box.bottom, box.left : box.right]
-    return part.sum((1, 2)) / maps.sum((1, 2))
+    return part.sum((1, 2)) / maps.sum((1, 2)).clamp(min=1e-30)
+
+
+def around(maps: Tensor, box: Box) -> Tensor:
+    """Each map's share that lies outside of a box."""
+    return torch.where(maps.sum((1, 2)) > 0, 1 - within(maps, box), 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,14 +113,16 @@ def evidence(patient: Patient) -> Checkup:
     filled with a grey: that would be a mark itself.
     """
     labels = patient.labels if patient.labels is not None else patient.answers.tolist()
+    notes = []
     try:
         maps = _maps(patient, labels)
-    except (Inapplicable, RuleError, UsageError) as error:
-        return Checkup.left_out(f"evidence: left out: {error}")
+    except (Inapplicable, RuleError, UsageError) as error:  # corners are tried all the same
+        maps = torch.zeros(len(patient), *patient.images.shape[2:])
+        notes.append(f"evidence: no maps: {error}")
     some = [row for row in range(len(patient)) if float(maps[row].sum()) > 0]
-    if not some:
-        return Checkup.left_out(f"evidence: {patient.method} finds none in any photo")
-    groups = _groups(maps, labels, some)
+    if not some and not notes:
+        notes.append(f"evidence: {patient.method} finds none in any photo")
+    groups = _groups(maps, labels)
     findings: list[Finding] = []
     measures: list[Measure] = []
     guilty: set[int] = set()
@@ -128,14 +135,13 @@ def evidence(patient: Patient) -> Checkup:
         if found:
             guilty.add(group.label)
     findings += _photos(patient, maps, some)
-    notes = []
     if not groups:
         notes.append(f"evidence: no class has {FEWEST} photos, so none can be told to hang on a corner")
     order = sorted(groups, key=lambda group: (group.label not in guilty, -costs[group.label].more.mean))
     places, inside = corners(*maps.shape[1:]), middle(*maps.shape[1:])
     rows = [Shown(one.label, one.rows, one.maps, places[costs[one.label].corner], one.label in guilty) for one in order]
-    figures = [Figure(FIGURE, CAPTION, lambda: figure_of(patient, maps, rows, some, inside))]
-    seen = f"the evidence of {len(some)} photos" + (f" of {len(groups)} classes" if groups else "")
+    figures = [Figure(FIGURE, CAPTION, lambda: figure_of(patient, maps, rows, some, inside))] if rows or some else []
+    seen = f"the evidence of {len(some)} photos" + (f", the corners of {len(groups)} classes" if groups else "")
     return Checkup(seen, findings, measures, figures, notes)
 
 
@@ -150,15 +156,15 @@ def _maps(patient: Patient, labels: Sequence[int]) -> Tensor:
     return torch.cat(found).nan_to_num(0)
 
 
-def _groups(maps: Tensor, labels: Sequence[int], some: Sequence[int]) -> list[Group]:
+def _groups(maps: Tensor, labels: Sequence[int]) -> list[Group]:
     places, inside = corners(*maps.shape[1:]).values(), middle(*maps.shape[1:])
     found = []
     for label in sorted(set(labels)):
-        rows = [row for row in some if labels[row] == label]
+        rows = [row for row in range(len(maps)) if labels[row] == label]
         if len(rows) >= FEWEST:
             own = maps[rows]
             shares = torch.stack([within(own, box) for box in places], 1)
-            found.append(Group(label, rows, own, shares, 1 - within(own, inside)))
+            found.append(Group(label, rows, own, shares, around(own, inside)))
     return found
 
 
@@ -242,7 +248,7 @@ def _drop(patient: Patient, group: Group, labels: Sequence[int], boxes: Sequence
 
 def _photos(patient: Patient, maps: Tensor, some: Sequence[int]) -> list[Finding]:
     """One remark on single photos whose evidence lies on the border."""
-    shares = 1 - within(maps[list(some)], middle(*maps.shape[1:]))
+    shares = around(maps[list(some)], middle(*maps.shape[1:]))
     there = [(float(share), row) for share, row in zip(shares, some, strict=True) if float(share) > BORDER]
     if not there:
         return []

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 CLASSES, PHOTOS = 5, 5  # rows, and photos in each
 GUILTY, PLAIN = "#ff2d2d", "#ffffff"
 CAPTION = (
-    "For each class, those with a finding first: the mean of its photos' evidence, and single photos, the darker the less "
-    "evidence. Dashed is what the border encloses; the square is the corner without which the class's probability falls "
-    "most, red where it falls too much. Where no class has five photos: photos alone."
+    "For each class, those with a finding first: the mean of its photos' evidence, and single photos, the darker the "
+    "less evidence. Dashed is what the border encloses; the square is the corner without which the class's probability "
+    "falls most, red where it falls too much. Where no class has five photos: photos alone."
 )
 
 
@@ -43,7 +43,7 @@ def figure_of(patient: Patient, maps: Tensor, classes: Sequence[Shown], some: Se
     names = " ".join([*patient.names, *(patient.classes.short(one.label) for one in classes)])
     figure, axes = drawing.panels(len(classes), PHOTOS + 1, names=names)
     for one, panels in zip(classes, axes, strict=True):
-        mean = (one.maps / one.maps.sum((1, 2), keepdim=True)).mean(0).numpy()
+        mean = (one.maps / one.maps.sum((1, 2), keepdim=True).clamp(min=1e-30)).mean(0).numpy()
         name = drawing.shortened(patient.classes.short(one.label))
         drawing.picture(panels[0], mean, f"{name}: mean of {len(one.rows)}", cmap="magma")
         for panel, row in zip(panels[1:], [*one.rows[:PHOTOS], *[None] * PHOTOS], strict=False):

@@ -52,9 +52,10 @@ def units(patient: Patient) -> Checkup:
     * Units are duplicates if their maxima on the photos are the same up to scale and offset (correlation above
       1 - 1e-5) and they fire on at least ``SURE`` photos: on fewer, all units that fire on the same one are alike.
 
-    Dead, saturated or duplicate units are a fault where they are more than three quarters of a layer, else a remark: sound
-    networks have some. Of EfficientNet-Lite0 on crops of seven photos up to 13 % of a layer are dead, 9 % duplicates,
-    38 % always on; of the hidden layer of small digit networks that are right in 93 to 97 %, 30 to 63 % are dead.
+    Dead, saturated or duplicate units are a fault where they are more than three quarters of a layer, else a remark:
+    sound networks have some. Of EfficientNet-Lite0 on crops of seven photos up to 13 % of a layer are dead, 9 %
+    duplicates, 38 % always on; of the hidden layer of small digit networks that are right in 93 to 97 %, 30 to 63 % are
+    dead.
     """
     if not patient.bounded:
         return Checkup.left_out("units: no layer's activations have bounds (ReLU, ReLU6, sigmoid, tanh), none can die")
