@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from convscope.studies import drawing
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawn
 
 MOST = 0.25  # of the typical filter's response
+WIDE = 4  # a stride that is worth a remark
 GRID = 224  # pixels, on which frequencies are told apart
 PART = 8  # filters at a time
 PHOTOS = 16
@@ -35,12 +37,14 @@ def aliasing(patient: Patient) -> Checkup:
         sum of |W(f)|^2 / |f|^2 over f beyond 1 / 2s in either direction, over the same sum for all f but 0:
 
     the share of its response that is folded, for photos whose power falls with the square of the frequency, as natural
-    photos' does (Field 1987). It depends on weights and stride alone, not on how sharp these photos happen to be; what
-    it is on them is measured beside it. The layer's number is the median of its filters.
+    photos' does (Field 1987): it depends on weights and stride alone, not on how sharp these photos happen to be. The
+    same is measured on these photos, of the maps that the filters have without a stride: small photos hold more detail
+    than natural ones. The layer's number is the median of its filters, the larger of the two.
 
-    Filters of white noise come to 0.15-0.2 with a stride of 2 and to 0.3-0.4 with one of 4, EfficientNet-Lite0's to
-    0.10, Gabor filters of 11x11 as AlexNet's, tuned to 0.17 cycles a pixel, to 0.56 with a stride of 4 and 0.02 with 2.
-    A quarter is between; windows that do not overlap (patches of a transformer) are no filters of a grid and left out.
+    Random filters come to 0.15-0.2 with a stride of 2 and to 0.3-0.4 with one of 4, EfficientNet-Lite0's to 0.10, Gabor
+    filters of 11x11 as AlexNet's, tuned to 0.17 cycles a pixel, to 0.56 with a stride of 4 and 0.02 with 2. A quarter is
+    between. A stride of 4 or more that is below it, as filters that pass low frequencies alone are, is a remark. Windows
+    that do not overlap (patches of a transformer) are no filters of a grid and left out.
     """
     first = first_layer(patient)
     if first is None:
@@ -52,30 +56,23 @@ def aliasing(patient: Patient) -> Checkup:
     if min(kernel) <= stride:
         return Checkup.left_out(f"aliasing: {first.layer}'s windows do not overlap, so they are no filters of a grid")
     shares = folded(first.filters, first.stride)
-    number = float(shares[first.live].median())
-    seen = float(folded_of(patient, first)[first.live].median())
+    number, seen = (float(one[first.live].median()) for one in (shares, folded_of(patient, first)))
     measures = [
-        Measure(first.layer, "share of the typical filter's response that is folded", number, MOST),
-        Measure(first.layer, "the same on these photos", seen),
-        Measure(
-            first.layer,
-            "share of the filters of which most is folded",
-            float((shares[first.live] > 0.5).double().mean()),
-        ),
+        Measure(first.layer, "share of the typical filter's response to natural photos that is folded", number, MOST),
+        Measure(first.layer, "the same of these photos", seen, MOST),
     ]
     findings = []
-    if number > MOST:
-        size = "x".join(map(str, kernel))
+    if max(number, seen) > MOST or stride >= WIDE:
+        fault, size = max(number, seen) > MOST, "x".join(map(str, kernel))
         reason = (
             f"a stride of {stride} holds nothing above 1/{2 * stride} cycles a pixel; random filters have 0.15 to 0.2 "
             "above it with a stride of 2, trained ones less"
         )
-        smaller = max(1, stride // 2)
         change = (
-            f"a stride of {smaller} in the first layer, and filters of 7x7 where they are larger (the paper went from "
-            f"11x11 stride 4 to 7x7 stride 2; here {size} stride {stride}), or blur before the stride"
+            f"a stride of {max(1, stride // 2)} in the first layer, and filters of 7x7 where they are larger (the paper "
+            f"went from 11x11 stride 4 to 7x7 stride 2; here {size} stride {stride}), or a blur before the stride"
         )
-        findings = [Finding("aliasing", first.layer, number, MOST, reason, change, FIGURE)]
+        findings = [Finding("aliasing", first.layer, max(number, seen), MOST, reason, change, FIGURE, fault)]
     figure = Figure(FIGURE, CAPTION, lambda: _drawn(first, shares))
     return Checkup(f"{first.layer}'s stride of {stride}", findings, measures, [figure])
 
@@ -95,24 +92,29 @@ def folded(filters: Tensor, stride: tuple[int, int], grid: int = GRID) -> Tensor
 
 
 def folded_of(patient: Patient, first: First) -> Tensor:
-    """The same on the patient's photos: of the maps that the filters would have without a stride, windowed."""
+    """The same of the patient's photos: of the maps that the filters have without a stride, faded at the border."""
     rows = range(0, len(patient), max(1, len(patient) // PHOTOS))
     images = patient.pixels(list(rows)[:PHOTOS]).double().cpu()
     mean, std = (
         images.new_tensor(values)[:, None, None] for values in (patient.classifier.mean, patient.classifier.std)
     )
     total = beyond = torch.zeros(len(first.filters), dtype=torch.float64)
+    padding = tuple(side // 2 for side in first.filters.shape[2:])
     for image in images:
-        maps = torch.nn.functional.conv2d(((image - mean) / std)[None], first.filters)[0]
+        maps = F.conv2d(((image - mean) / std)[None], first.filters, padding=padding)[0]
         height, width = maps.shape[1:]
-        window = torch.hann_window(height, dtype=torch.float64)[:, None] * torch.hann_window(width, dtype=torch.float64)
-        power = torch.fft.fft2((maps - maps.mean((1, 2), keepdim=True)) * window).abs().square()
-        far = (torch.fft.fftfreq(height).abs()[:, None] >= 0.5 / first.stride[0]) | (
-            torch.fft.fftfreq(width).abs() >= 0.5 / first.stride[1]
-        )
+        fade = _fade(height)[:, None] * _fade(width)
+        apart = maps - (maps * fade).sum((1, 2), keepdim=True) / fade.sum()
+        power = torch.fft.fft2(apart * fade).abs().square()
+        rows_of, cols_of = torch.fft.fftfreq(height).abs()[:, None], torch.fft.fftfreq(width).abs()
+        far = (rows_of >= 0.5 / first.stride[0]) | (cols_of >= 0.5 / first.stride[1])
         total = total + power.sum((1, 2))
         beyond = beyond + (power * far).sum((1, 2))
     return beyond / total.clamp(min=1e-300)
+
+
+def _fade(side: int) -> Tensor:
+    return torch.hann_window(side, periodic=False, dtype=torch.float64)
 
 
 CAPTION = (
@@ -131,7 +133,7 @@ def _drawn(first: First, shares: Tensor) -> Drawn:
     worst = torch.where(first.live, shares, -1.0).argsort(descending=True, stable=True)[:SHOWN].tolist()
     figure, _ = drawing.panels(1, 1, names=first.layer, height=6.0, width=1.8 * SHOWN)
     figure.clear()
-    top, bottom = figure.subfigures(2, 1, height_ratios=[2.2, 1])
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=[2.2, 1])[:, 0]
     axes = top.subplots(2, len(worst), squeeze=False)
     frequencies = torch.fft.fftfreq(GRID, dtype=torch.float64)
     square = frequencies[:, None] ** 2 + frequencies**2

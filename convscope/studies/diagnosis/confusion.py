@@ -26,12 +26,12 @@ FIGURE = "confusion"
 
 
 class Pair(NamedTuple):
-    """``count`` of the ``of`` photos of class ``own`` are said to be of class ``other``. ``pushes``: what each unit of
+    """``wrong`` of the ``of`` photos of class ``own`` are said to be of class ``other``. ``pushes``: what each unit of
     the penultimate layer adds to that; None where the network does not end in one linear layer."""
 
     own: int
     other: int
-    count: int
+    wrong: int
     of: int
     low: float
     pushes: Tensor | None
@@ -83,7 +83,7 @@ def confused(labels: Tensor, answers: Tensor, features: Tensor | None, weights: 
             apart = features[wrong].mean(0) - features[right].mean(0)
             pushes = (weights[other] - weights[own]) * apart
         count, total = int(wrong.sum()), int(of.sum())
-        found.append(Pair(own, other, count, total, wilson(count, total)[0], pushes))
+        found.append(Pair(own, other, count, total, wilson(count, total).low, pushes))
     return sorted(found, key=lambda one: -one.low)
 
 
@@ -106,7 +106,7 @@ def _last_weights(patient: Patient) -> Tensor | None:
 
 def _finding(patient: Patient, one: Pair) -> Finding:
     own, other = patient.classes.short(one.own), patient.classes.short(one.other)
-    reason = f"{one.count} of {one.of} photos; surely more than a tenth is more than single bad photos"
+    reason = f"{one.wrong} of {one.of} photos; surely more than a tenth is more than single bad photos"
     change = f"look at photos of {own} and {other} for wrong labels, add some that tell them apart"
     if one.pushes is not None and patient.penultimate is not None:
         strongest = one.pushes.argsort(descending=True, stable=True)[:3].tolist()

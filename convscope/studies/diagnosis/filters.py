@@ -174,7 +174,8 @@ def _drawn(first: First) -> Drawn:
     rows = math.ceil(len(shown) / columns)
     figure, _ = drawing.panels(1, 1, width=max(5.0, 0.5 * columns), height=0.5 * rows + 3.6, names=first.layer)
     figure.clear()
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=[0.5 * rows + 0.2, 1.7, 1.7])
+    parted = figure.subfigures(3, 1, squeeze=False, height_ratios=[0.5 * rows + 0.2, 1.7, 1.7])
+    top, middle, bottom = parted[:, 0]
     limit = float(scaled.abs().amax())
     for panel, unit in zip(top.subplots(rows, columns, squeeze=False).flat, [*shown, *[None] * columns], strict=False):
         panel.axis("off")

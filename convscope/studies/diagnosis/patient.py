@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ from convscope.progress import track
 from convscope.studies.diagnosis.bounded import Bounded, at_bound, bounded_layers
 from convscope.studies.subject import DataSet, drawn
 from convscope.training.evaluate import labels_of
+
+Look: TypeAlias = Callable[[Tensor], Any]
 
 SAME = 1e-5  # of the logits' size: what they differ by at least in a network that sees anything
 
@@ -97,18 +99,18 @@ class Patient:
     @cached_property
     def passed(self) -> Passed:
         """All photos go through once."""
-        looks = {name: partial(_look, one) for name, one in self.bounded.items()}
+        looks: dict[str, Look] = {name: partial(_look, one) for name, one in self.bounded.items()}
         last, kept = self.penultimate, {name: list[tuple[Tensor, Tensor, Tensor]]() for name in looks}
         logits, features = [], []
         with undisturbed(self.classifier, grad=False):
             for rows in self.batches("photos"):
                 images = self.pixels(rows)
                 inputs: list[Tensor] = []
-                wanted = looks if last is None or last.key in looks else {**looks, last.key: _flat}
+                wanted = looks if last is None else _both(looks, last, inputs)
                 if not wanted:
                     logits.append(self.classifier(images))
                     continue
-                with record(self.classifier.network, list(wanted), reduce=_both(wanted, last, inputs)) as found:
+                with record(self.classifier.network, list(wanted), reduce=wanted) as found:
                     logits.append(self.classifier(images))
                     for name in looks:
                         if name in found:
@@ -144,20 +146,14 @@ class Patient:
         return len(self) > 1 and float(apart.abs().max()) <= SAME * max(float(self.logits.abs().max()), 1e-12)
 
 
-def _both(looks: dict, last: Address | None, inputs: list[Tensor]) -> dict:  # type: ignore[type-arg]
-    """The looks, with the penultimate layer's numbers put aside where it is looked at too."""
-    if last is None:
-        return looks
+def _both(looks: Mapping[str, Look], last: Address, inputs: list[Tensor]) -> dict[str, Look]:
+    """The looks, with the penultimate layer's numbers put aside, whether that is looked at otherwise or not."""
 
-    def also(output: Tensor) -> object:
-        inputs.append(_flat(output))
-        return looks[last.key](output)
+    def also(output: Tensor) -> Any:
+        inputs.append(output.detach().flatten(1).double().cpu())
+        return looks[last.key](output) if last.key in looks else None
 
     return {**looks, last.key: also}
-
-
-def _flat(output: Tensor) -> Tensor:
-    return output.detach().flatten(1).double().cpu()
 
 
 def _look(one: Bounded, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -90,12 +90,12 @@ def _behind_silent(patient: Patient) -> set[str]:
     for op in patient.trace.ops:
         behind = bool(op.inputs) and all(value.index in dark for value in op.inputs)
         for value in op.outputs:
-            name = values.get(value.index)
+            layer = values.get(value.index)
             if behind:
                 dark.add(value.index)
-            if name is not None and behind:
-                hidden.add(name)
-            elif name is not None and not bool(patient.passed.units[name].active.any()):
+            if layer is not None and behind:
+                hidden.add(layer)
+            elif layer is not None and not bool(patient.passed.units[layer].active.any()):
                 dark.add(value.index)
     return hidden
 

@@ -1,5 +1,6 @@
 """Small networks that learn handwritten digits in seconds, sound or with a fault planted in them; each is made once."""
 
+from copy import deepcopy
 from functools import cache
 
 import torch
@@ -84,3 +85,33 @@ def patient(own, images=None, labels=None, count=200, **more):
 
 def checkup(name, own, *more, **options):
     return CHECKS[name].run(patient(own, *more, **options))
+
+
+@cache
+def strided():
+    """With the first layer of an AlexNet: 11x11 filters at every fourth pixel."""
+    return trained(*digits(), first=lambda: nn.Conv2d(1, 16, 11, stride=4, padding=5), epochs=12)
+
+
+@cache
+def silent():
+    """The second convolution's biases are so low that nothing fires any more."""
+    own = copied(sound())
+    own.network[3].bias.data.fill_(-100)
+    return own
+
+
+@cache
+def dominated():
+    """One first-layer filter is 20 times as large, and what comes after it as much smaller: the answers are the same."""
+    own = copied(sound())
+    with torch.no_grad():
+        unit = int(own.network[0].weight.flatten(1).norm(dim=1).argmax())
+        own.network[0].weight[unit] *= 20
+        own.network[0].bias[unit] *= 20
+        own.network[3].weight[:, unit] /= 20
+    return own
+
+
+def copied(own):
+    return classifier(deepcopy(own.network))
