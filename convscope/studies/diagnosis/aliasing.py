@@ -42,9 +42,9 @@ def aliasing(patient: Patient) -> Checkup:
     than natural ones. The layer's number is the median of its filters, the larger of the two.
 
     Random filters come to 0.15-0.2 with a stride of 2 and to 0.3-0.4 with one of 4, EfficientNet-Lite0's to 0.10, Gabor
-    filters of 11x11 as AlexNet's, tuned to 0.17 cycles a pixel, to 0.56 with a stride of 4 and 0.02 with 2. A quarter is
-    between. A stride of 4 or more that is below it, as filters that pass low frequencies alone are, is a remark. Windows
-    that do not overlap (patches of a transformer) are no filters of a grid and left out.
+    filters of 11x11 as AlexNet's, tuned to 0.17 cycles a pixel, to 0.56 with a stride of 4 and 0.02 with 2. A quarter
+    is between. A stride of 4 or more that is below it, as with filters that pass low frequencies alone, is a remark.
+    Windows that do not overlap (patches of a transformer) are no filters of a grid and left out.
     """
     first = first_layer(patient)
     if first is None:
@@ -69,8 +69,8 @@ def aliasing(patient: Patient) -> Checkup:
             "above it with a stride of 2, trained ones less"
         )
         change = (
-            f"a stride of {max(1, stride // 2)} in the first layer, and filters of 7x7 where they are larger (the paper "
-            f"went from 11x11 stride 4 to 7x7 stride 2; here {size} stride {stride}), or a blur before the stride"
+            f"a stride of {max(1, stride // 2)} in the first layer, and filters of 7x7 where they are larger (the "
+            f"paper went from 11x11 stride 4 to 7x7 stride 2; here {size} stride {stride}), or a blur before the stride"
         )
         findings = [Finding("aliasing", first.layer, max(number, seen), MOST, reason, change, FIGURE, fault)]
     figure = Figure(FIGURE, CAPTION, lambda: _drawn(first, shares))

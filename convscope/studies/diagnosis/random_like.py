@@ -56,8 +56,8 @@ def random_like(patient: Patient) -> Checkup:
     layer is like random. In a layer that is untrained one of three t-distributed numbers is beyond 4 in one case of a
     hundred; of EfficientNet-Lite0's 50 layers 43 are beyond it, most by far.
 
-    Single layers are a remark: a network may do well with a first layer that learned nothing. Half of all layers are a
-    fault. Layers of fewer than 32 weights are left out, and those that see the same in all photos.
+    Single layers are a remark: a network may do well with a first layer that learned nothing. More than half of all
+    layers are a fault. Layers of fewer than 32 weights are left out, and those that see the same in all photos.
     """
     found = likenesses(patient)
     if not found:
@@ -71,12 +71,12 @@ def random_like(patient: Patient) -> Checkup:
     if not alike:
         return Checkup(seen, measures=measures, figures=[figure])
     where = f"{len(alike)} of {len(found)} layers: {some(alike)}"
-    if share >= MOST:
+    if share > MOST:
         reason = f"half of a trained network's layers are beyond {APART:g} standard deviations off random features"
         change = "train it, or load the weights that were meant; if it was trained: for longer, with a larger step"
         finding = Finding("features like random ones", where, share, MOST, reason, change, FIGURE)
     else:
-        reason = "single layers may well have nothing to learn; half of all are a fault"
+        reason = "single layers may well have nothing to learn; more than half of all are a fault"
         change = "nothing if accuracy is good; else a larger learning rate for them, or fewer layers"
         finding = Finding("features like random ones", where, share, MOST, reason, change, FIGURE, fault=False)
     return Checkup(seen, [finding], measures, [figure])
