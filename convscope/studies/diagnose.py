@@ -32,18 +32,18 @@ class Diagnose:
     is said by each check, and the thresholds are ours.
     """
 
-    sample: int = setting(default=500, help="at most so many photos, drawn at random where there are more")
+    photos: int = setting(default=500, help="at most so many photos, drawn at random where there are more")
     checks: Words | None = setting(default=None, help=f"checks, of {', '.join(CHECKS)}; by default all")
     method: str = setting(default="grad-cam", help=METHOD_HELP)
 
     def run(self, data: DataSet, seed: int = 0) -> Result:
-        if self.sample < 1:
-            raise UsageError(f"sample is a number of photos, at least 1, got {self.sample}")
+        if self.photos < 1:
+            raise UsageError(f"photos is how many are looked at, at least 1, got {self.photos}")
         wanted = chosen(self.checks or ())
         maps = [name for name, method in METHODS.items() if method.traits.kind == "map" and method.traits.targeted]
         if self.method not in maps:
             raise UsageError(f"method is {self.method!r}, not one of {', '.join(maps)}")
-        patient = patient_of(data, self.sample, self.method, seed)
+        patient = patient_of(data, self.photos, self.method, seed)
         return self.told(data, patient, examined(patient, wanted), seed)
 
     def told(self, data: DataSet, patient: Patient, checkups: dict[str, Checkup], seed: int) -> Result:

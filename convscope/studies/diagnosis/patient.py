@@ -165,8 +165,8 @@ def _look(one: Bounded, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return seen.best.double().cpu(), seen.active.double().cpu() / seen.places, full.double().cpu()
 
 
-def patient_of(data: DataSet, sample: int, method: str, seed: int) -> Patient:
-    """At most ``sample`` photos of a data set, drawn by ``seed``, with their classes where they have some."""
+def patient_of(data: DataSet, photos: int, method: str, seed: int) -> Patient:
+    """At most ``photos`` photos of a data set, drawn by ``seed``, with their classes where they have some."""
     classifier = data.classifier
     assert classifier is not None
     if classifier.framing.size is None:
@@ -174,20 +174,20 @@ def patient_of(data: DataSet, sample: int, method: str, seed: int) -> Patient:
     found = catalog(data.source, SourceOptions.of(data.options))
     if not len(found):
         raise UsageError(f"{found.source} holds no photos")
-    total, rows = len(found), drawn(len(found), sample, seed)
+    total, rows = len(found), drawn(len(found), photos, seed)
     found = found.take(rows)
     notes = [f"{len(found)} of {total:,} photos, drawn at random (seed {seed})"] if len(found) < total else []
     notes += [f"left out: {one.name}: {one.reason}" for one in found.refused[:4]]
     labels = _labels(classifier, found, notes)
-    photos = Photos(found, classifier.framing, classifier.channels, background=classifier.background).in_memory()
-    if photos.canvases is None:
-        raise UsageError(f"{len(found)} photos of {classifier.canvas} do not fit into memory: give a smaller sample")
-    there = np.array([row for row in range(len(found)) if not (photos.absent and photos.absent[row] is not None)])
+    read = Photos(found, classifier.framing, classifier.channels, background=classifier.background).in_memory()
+    if read.canvases is None:
+        raise UsageError(f"{len(found)} photos of {classifier.canvas} do not fit into memory: take fewer")
+    there = np.array([row for row in range(len(found)) if not (read.absent and read.absent[row] is not None)])
     if not len(there):
         raise UsageError(f"{found.source}: no photo could be read any more")
     names = [found.store.names[int(row)] for row in there]
     kept = None if labels is None else [labels[row] for row in there]
-    return Patient(classifier, photos.canvases[torch.from_numpy(there)], names, kept, method, seed, notes)
+    return Patient(classifier, read.canvases[torch.from_numpy(there)], names, kept, method, seed, notes)
 
 
 def _labels(classifier: Classifier, found: Catalog, notes: list[str]) -> list[int] | None:

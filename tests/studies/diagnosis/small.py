@@ -103,7 +103,7 @@ def silent():
 
 @cache
 def dominated():
-    """One first-layer filter is 20 times as large and what follows as much smaller, so that the answers are the same."""
+    """One first-layer filter is 20 times as large, what follows as much smaller: the answers are the same."""
     own = copied(sound())
     with torch.no_grad():
         unit = int(own.network[0].weight.flatten(1).norm(dim=1).argmax())
