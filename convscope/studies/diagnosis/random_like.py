@@ -169,6 +169,7 @@ def _drawn(found: list[Likeness]) -> Drawn:
     colours = [drawing.COLOURS[1 if one.apart < APART else 0] for one in found]
     panel.bar(range(len(found)), values, color=colours)
     panel.set_yscale("log")
+    panel.set_ylim(bottom=min(0.5, *values))
     panel.axhline(APART, color=drawing.INK, linewidth=1, linestyle="--")
     panel.set_xticks(range(len(found)), [drawing.shortened(name, 20) for name in names], rotation=90)
     drawing.plain(panel, across="", up="standard deviations")

@@ -66,7 +66,7 @@ def test_trained_layers_differ() -> None:
     found = CHECKS["random-like"].run(small.patient(small.sound(), *small.digits()))
     assert not any(one.fault for one in found.findings)
     numbers = {one.where: one.number for one in found.measures}
-    assert min(numbers["3"], numbers["6"], numbers["8"]) > 4
+    assert min(numbers["3"], numbers["6"]) > 8
 
 
 def test_weights_and_random_numbers_stay() -> None:
