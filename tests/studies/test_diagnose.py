@@ -11,11 +11,13 @@ from safetensors.torch import save_file
 import convscope
 from convscope.cli.process import run
 from convscope.errors import UsageError
+from convscope.models.classifier import Classifier
 from convscope.studies.diagnose import Diagnose, examined
 from convscope.studies.diagnosis import CHECKS, chosen
-from convscope.studies.diagnosis.patient import patient_of
+from convscope.studies.diagnosis.patient import Patient, patient_of
 from convscope.studies.subject import DataSet
 from docs.crops import crops
+from tests import nets
 from tests.studies.diagnosis import small
 
 NET = """
@@ -245,3 +247,19 @@ def test_the_network_stays_as_it_was(tmp_path: Path) -> None:
     assert all(one.requires_grad and one.grad is None for one in own.parameters())
     assert all(torch.equal(value, before[key]) for key, value in own.state_dict().items())
     assert not any(one._forward_hooks or one._forward_pre_hooks for one in own.modules())
+
+
+@pytest.mark.parametrize(
+    "make", [nets.Skip, nets.PreActivation, nets.SideBySide, nets.Smooth, nets.vgg_like, nets.zfnet_like]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_networks_of_any_kind(make, dtype, tmp_path: Path) -> None:
+    """Skip connections, branches, smooth activations, photos that are not square, labels or none."""
+    height, width = {nets.vgg_like: (22, 27), nets.zfnet_like: (56, 64)}.get(make, (24, 30))
+    own = Classifier(nets.seeded(make(), dtype=dtype), mean=nets.MEAN, std=nets.STD)
+    images = nets.photos(12, 3, height, width, dtype=dtype)
+    for labels in ([0, 1, 2, 3] * 3, None):
+        patient = Patient(own, images, [f"{i}" for i in range(12)], labels)
+        found = diagnosis(patient, tmp_path)
+        assert ("random-like", "features like random ones") in faults(found), "its weights were drawn from a seed"
+        assert all(row["number"] is not None for row in found.table("measures").records())
