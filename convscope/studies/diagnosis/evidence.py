@@ -102,7 +102,7 @@ def evidence(patient: Patient) -> Checkup:
       the four corners (a quarter of each side) is replaced by the same corner of a photo of another class. The number
       is how much more the probability falls, in the mean over at most 40 photos, than with the worst of the other
       three. Beyond 0.3, with a 95 % interval above 0, it is a fault: a watermark, a date, a logo. Of digit networks
-      that are sound it is 0.18 at most (a 2 has its foot there), of such that learned a planted mark 0.41 to 0.74.
+      that are sound it is 0.19 at most (a 2 has its foot there), of such that learned a planted mark 0.41 to 0.82.
       Beside it stands in how many photos ``method`` sees the evidence there; coarse maps miss it as often as not.
     * The border (an eighth of each side, 7/16 of the photo) gives it away if it holds more than 0.8 of the evidence,
       the positive part of ``method``'s map, in at least half of a class's photos, and if a border of another class's
