@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from convscope import __version__
 from convscope.cli import (
@@ -33,6 +34,17 @@ from convscope.cli import (
 from convscope.cli.options import grouped
 from convscope.cli.output import say
 
+if TYPE_CHECKING:
+    from typer._click.core import Command, Context  # typer's own copy of click
+
+
+class Commands(TyperGroup):
+    """The commands. What a study's is made of is imported once it is called, not for the list of all."""
+
+    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, study.command_of("diagnose") if name == "diagnose" else command, rest
+
 
 @dataclass
 class Invocation:
@@ -53,6 +65,7 @@ class Allocator(StrEnum):
 
 
 app = typer.Typer(
+    cls=Commands,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -109,6 +122,7 @@ for command in (
     models.models,
 ):
     app.command()(grouped(command))
+app.command()(study.diagnose)
 several = typer.Typer(cls=study.Studies, context_settings={"help_option_names": ["-h", "--help"]})
 several.callback(invoke_without_command=True)(study.studies)
 app.add_typer(several, name="study")

@@ -48,6 +48,11 @@ def studies(context: typer.Context) -> None:
         say(context.get_help())
 
 
+def diagnose() -> None:
+    """What is wrong with a network, and what to change."""
+    # Stands in the list of commands; what is called is made of its study's settings: see app.Commands.
+
+
 def command_of(name: str) -> Command:
     """The command of a study: its photos or data, an option for each of its settings, and where the result goes."""
     from convscope.studies import STUDIES

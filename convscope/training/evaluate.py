@@ -62,7 +62,7 @@ def evaluate(
     counted once, and the figures are those of one process.
     """
     rows = np.flatnonzero(found.labels >= 0) if rows is None else rows
-    labels = _labels(classifier, found, rows)
+    labels = labels_of(classifier, found, rows)
     framing = classifier.framing
     forward: nn.Module = Pixels(classifier)
     if framing.size is None:
@@ -133,7 +133,7 @@ def evaluate_source(
     return replace(found, remarks=tuple(remarks))
 
 
-def _labels(classifier: Classifier, found: Catalog, rows: np.ndarray) -> np.ndarray:
+def labels_of(classifier: Classifier, found: Catalog, rows: np.ndarray) -> np.ndarray:
     """The photos' labels as indices of the classifier's classes."""
     if not len(rows):
         raise UsageError(f"{found.source}: no photo has a label, so there is nothing to compare with")
