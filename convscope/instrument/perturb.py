@@ -18,6 +18,8 @@ from convscope.progress import track
 from convscope.types import OneImage, Variants, VariantScores
 
 MIB = 2**20
+BUDGET_MIB = 1024.0
+BUDGET_HELP = "memory in MiB that the variants of an image may take at one time"
 # Values alone are counted; convolutions take scratch space beside them, and allocators keep some of what is freed.
 SLACK = 3.0
 

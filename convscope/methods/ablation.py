@@ -6,12 +6,13 @@ from torch import Tensor
 
 from convscope.instrument.address import Address
 from convscope.instrument.forward import mapped
+from convscope.instrument.perturb import BUDGET_HELP, BUDGET_MIB
 from convscope.instrument.record import record
 from convscope.instrument.regions import changed_scores
 from convscope.instrument.target import Target
 from convscope.instrument.trace import trace
-from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB, Found, one_by_one
 from convscope.methods._cam import LAYER_HELP, cam_layer, to_canvas
+from convscope.methods._one_by_one import Found, one_by_one
 from convscope.methods.explanation import Explanation, explain
 from convscope.methods.registry import register, setting
 from convscope.models.classifier import Classifier

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from convscope.errors import UsageError
+from convscope.instrument.fill import FILL_HELP, FILLS, fill_like
 from convscope.instrument.forward import scored
 from convscope.instrument.gradient import pixel_gradient
 from convscope.instrument.target import Target
-from convscope.methods._fill import FILL_HELP, FILLS, fill_like
 from convscope.methods.explanation import Explanation, explain
 from convscope.methods.registry import register, setting
 from convscope.models.classifier import Classifier

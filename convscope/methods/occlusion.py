@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from convscope.errors import UsageError
+from convscope.instrument.fill import FILL_HELP, FILLS, fill_like
 from convscope.instrument.forward import scored
+from convscope.instrument.perturb import BUDGET_HELP, BUDGET_MIB
 from convscope.instrument.regions import patched_scores
 from convscope.instrument.target import Target
-from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB, Found, one_by_one
-from convscope.methods._fill import FILL_HELP, FILLS, fill_like
+from convscope.methods._one_by_one import Found, one_by_one
 from convscope.methods.explanation import Explanation, explain
 from convscope.methods.registry import register, setting
 from convscope.models.classifier import Classifier

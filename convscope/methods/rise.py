@@ -8,9 +8,9 @@ from torch import Tensor
 
 from convscope.errors import UsageError
 from convscope.instrument.forward import scored
-from convscope.instrument.perturb import variant_scores
+from convscope.instrument.perturb import BUDGET_HELP, BUDGET_MIB, variant_scores
 from convscope.instrument.target import Target
-from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB, Found, one_by_one
+from convscope.methods._one_by_one import Found, one_by_one
 from convscope.methods.explanation import Explanation, explain
 from convscope.methods.registry import register, setting
 from convscope.models.classifier import Classifier, probabilities

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from convscope.instrument.forward import mapped
-from convscope.instrument.perturb import variant_scores
+from convscope.instrument.perturb import BUDGET_HELP, BUDGET_MIB, variant_scores
 from convscope.instrument.target import Target
-from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB, Found, one_by_one
 from convscope.methods._cam import LAYER_HELP, cam_layer, to_canvas
+from convscope.methods._one_by_one import Found, one_by_one
 from convscope.methods.explanation import Explanation, explain
 from convscope.methods.registry import register, setting
 from convscope.models.classifier import Classifier

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convscope.errors import UsageError
 from convscope.instrument.address import Address
-from convscope.methods._fill import FILL_HELP, FILLS, fill_like
+from convscope.instrument.fill import FILL_HELP, FILLS, fill_like
 from convscope.progress import track
 from convscope.settings import setting
 from convscope.studies import drawing

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from convscope.errors import Cancelled, ConvscopeError, ModelError, UsageError, some, unknown
 from convscope.instrument.batches import parts
+from convscope.instrument.fill import FILL_HELP, FILLS, fill_like
+from convscope.instrument.perturb import BUDGET_HELP, BUDGET_MIB
 from convscope.instrument.randomised import randomised
-from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB
-from convscope.methods._fill import FILL_HELP, FILLS, fill_like
 from convscope.models.classifier import Classifier
 from convscope.progress import track
 from convscope.settings import Reals, Words, setting

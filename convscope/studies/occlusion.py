@@ -14,14 +14,14 @@ from torchmetrics.functional.regression import spearman_corrcoef
 from convscope.errors import UsageError
 from convscope.images import colour
 from convscope.instrument.address import Address
+from convscope.instrument.fill import FILL_HELP, FILLS, fill_like
 from convscope.instrument.layers import resolve_one
+from convscope.instrument.perturb import BUDGET_HELP, BUDGET_MIB
 from convscope.instrument.regions import patched_scores
 from convscope.instrument.target import Target, first_argmax
 from convscope.instrument.trace import trace
 from convscope.methods import METHODS
 from convscope.methods import configure as method_named
-from convscope.methods._budget import BUDGET_HELP, BUDGET_MIB
-from convscope.methods._fill import FILL_HELP, FILLS, fill_like
 from convscope.methods.display import energy_box
 from convscope.methods.occlusion import Occlusion, Window
 from convscope.models.classifier import probabilities

@@ -1,4 +1,4 @@
-"""What methods of many forward passes share: the memory they keep to, and images one by one."""
+"""What methods of many forward passes share: images one by one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ import torch
 from convscope.instrument.target import Target, joined
 from convscope.progress import track
 from convscope.types import Images, Maps, OneImage, Scores
-
-BUDGET_MIB = 1024.0
-BUDGET_HELP = "memory in MiB that the variants of an image may take at one time"
 
 Found: TypeAlias = tuple[Maps, Scores, Target]
 
