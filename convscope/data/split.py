@@ -356,8 +356,6 @@ def assigned_by(path: str | os.PathLike[str], names: Sequence[str]) -> Assignmen
     place = dict(zip(listed, of.tolist(), strict=True))
     found = np.array([place.get(name, NONE) for name in names], np.int8)
     if not (found == TRAIN).any():
-        raise UsageError(
-            f"split {path}: none of the {_photos(len(names))} is there to train on: is it of other photos?"
-        )
+        raise UsageError(f"split {path}: it gives none of these photos to train: is it of others?")
     absent = sum(name not in place for name in names)
     return Assignment(found, (f"{_photos(absent)} that {path} does not name: not used",) if absent else ())

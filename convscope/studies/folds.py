@@ -66,7 +66,10 @@ def keep_apart(found: Catalog, *, most: int | None, leaving: int | None = None, 
     given = np.where(labelled, found.given, NONE)
     which = next((kind for kind in (TEST, VAL) if (given == kind).any()), None)
     if which is None:
-        of, remark = _divided(found, labelled, most, leaving, seed), "copies and groups were not parted"
+        of, remark = (
+            _divided(found, labelled, most, leaving, seed),
+            "photos to be measured on were drawn alike in every class, and copies and groups were not parted",
+        )
     else:
         pool = given == TRAIN if (given == TRAIN).any() else labelled & (given == NONE)
         of = np.where(pool, TRAIN, np.where(given == which, TEST, NONE)).astype(np.int8)

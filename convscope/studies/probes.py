@@ -20,7 +20,7 @@ from convscope.studies.folds import Apart, keep_apart
 from convscope.studies.looks import LAYERS_HELP, Layers
 from convscope.studies.probes_features import Layer, features_of, layers_to_probe
 from convscope.studies.registry import register
-from convscope.studies.repeats import ONCE, SEVERAL, Spread, derived, difference, effective, spread
+from convscope.studies.repeats import ONCE, SEVERAL, Spread, derived, difference, effective, points, spread
 from convscope.studies.result import Figure, Result, Table, result
 from convscope.studies.subject import DataSet
 
@@ -181,9 +181,9 @@ class _Scores:
 
 def _summary(seen: _Scores) -> Table:
     columns = {"layer": "in the order in which they run", "shape": "of its output", "numbers": "that are learned from"}
-    for kind, name in NAMES.items():
+    for name in NAMES.values():
         columns |= {name: f"mean accuracy of the {name}, 0 to 1", f"{name} low": "95 % interval", f"{name} high": "to"}
-    for kind, name in NAMES.items():
+    for name in NAMES.values():
         columns |= {f"random {name}": "the same, of the network with its weights shuffled"}
     columns |= {"gain": "of the SVM over random weights", "gain low": "95 % interval", "gain high": "to"}
     columns["chance"] = "accuracy of guessing"
@@ -223,16 +223,10 @@ def _findings(seen: _Scores) -> list[str]:
     if any(seen.gain(layer) for layer in seen.layers):
         gains = {layer.key: gain for layer in seen.layers if (gain := seen.gain(layer))}
         most = max(gains, key=lambda key: gains[key].mean)
-        told.append(f"what was learned is worth most at {most}: {_points(gains[most])} over random weights")
+        told.append(f"what was learned is worth most at {most}: {points(gains[most])} over random weights")
         if no := [key for key, gain in gains.items() if gain.low <= 0 and np.isfinite(gain.low)]:
             told.append(f"no more than random weights tell as far as can be seen: {', '.join(no)}")
     return told
-
-
-def _points(gain: Spread) -> str:
-    if not np.isfinite(gain.low):
-        return f"{100 * gain.mean:+.1f} points"
-    return f"{100 * gain.mean:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
 
 
 def _caption(study: Probes, seen: _Scores) -> str:

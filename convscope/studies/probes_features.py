@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
@@ -57,10 +57,7 @@ def layers_to_probe(classifier: Classifier, words: Sequence[str], numbers: int) 
     taken = trace(classifier.network, blank, through=classifier)
     done = {address.key: event.done for address in addresses if (event := taken.event(address.key)) is not None}
     addresses.sort(key=lambda address: done.get(address.key, 0))
-    shapes: dict[str, Callable[[Tensor], tuple[int, ...]]] = {
-        a.key: lambda out: tuple(out.shape[1:]) for a in addresses
-    }
-    with undisturbed(classifier, grad=False), record(classifier.network, addresses, reduce=shapes) as kept:
+    with undisturbed(classifier, grad=False), record(classifier.network, addresses, reduce=_shape) as kept:
         classifier(blank)
     found = []
     for address in addresses:
@@ -71,8 +68,12 @@ def layers_to_probe(classifier: Classifier, words: Sequence[str], numbers: int) 
     return found
 
 
+def _shape(output: Tensor) -> tuple[int, ...]:
+    return tuple(output.shape[1:])
+
+
 def grid(shape: tuple[int, ...], numbers: int) -> tuple[int, int]:
-    """The finest grid, of the maps' proportions, of which all maps "c h w" have at most so many numbers; 1x1 at least."""
+    """The finest grid, of the maps' proportions, that leaves at most so many numbers of maps "c h w"; 1x1 at least."""
     maps, height, width = shape
     fitting = [(rows, max(1, round(width * rows / height))) for rows in range(1, height + 1)]
     return max(((r, c) for r, c in fitting if maps * r * c <= numbers), default=(1, 1))

@@ -64,3 +64,10 @@ def effective(counts: Sequence[int] | np.ndarray) -> float:
     """Of a mean over classes: so many photos in all, were there equally many of each, would leave it as uncertain."""
     there = np.asarray([count for count in counts if count], np.float64)
     return float(len(there) ** 2 / (1 / there).sum())
+
+
+def points(gain: Spread) -> str:
+    """A difference of shares in words, with its interval where there is one."""
+    if not math.isfinite(gain.low):
+        return f"{100 * gain.mean:+.1f} points"
+    return f"{100 * gain.mean:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
