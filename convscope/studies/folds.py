@@ -11,6 +11,7 @@ from convscope.data.listing import NONE, SPLITS, TEST, TRAIN, VAL
 from convscope.data.quotas import dense, divide, seeded, units
 from convscope.errors import UsageError
 
+DRAWN = "photos to be measured on were drawn alike in every class; copies and groups were not parted"
 SHARE = 0.3  # of a class's photos are kept apart where nobody says how many are learned from
 
 
@@ -66,14 +67,11 @@ def keep_apart(found: Catalog, *, most: int | None, leaving: int | None = None, 
     given = np.where(labelled, found.given, NONE)
     which = next((kind for kind in (TEST, VAL) if (given == kind).any()), None)
     if which is None:
-        of, remark = (
-            _divided(found, labelled, most, leaving, seed),
-            "photos to be measured on were drawn alike in every class, and copies and groups were not parted",
-        )
+        of, remark = _divided(found, labelled, most, leaving, seed), DRAWN
     else:
         pool = given == TRAIN if (given == TRAIN).any() else labelled & (given == NONE)
         of = np.where(pool, TRAIN, np.where(given == which, TEST, NONE)).astype(np.int8)
-        both = len(np.intersect1d(*(_contents(found, of == kind) for kind in (TRAIN, TEST))))
+        both = len(np.intersect1d(_contents(found, of == TRAIN), _contents(found, of == TEST)))
         remark = f"those measured on are the source's own {SPLITS[which]} photos"
         remark += f", of which {both:,} are also among its training photos" if both else ""
         if most is not None:
