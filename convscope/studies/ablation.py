@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawn
 
 OWN = {"epochs", "lr", "seed", "patience", "keep", "unfreeze", "freeze"}
+LEARNED = 0.5  # train error above which the whole network has not
 VARIANTS_HELP = (
     "what is changed, between semicolons, by options of the architecture or by layers that do nothing: "
     "'without=3,4; fc=2048 conv=512,1024,512; remove=features.3'; none: the rows of table 3"
@@ -92,6 +93,11 @@ class Ablation:
             f"{learned:,} photos learned from, {int((of == TEST).sum()):,} measured",
             SEVERAL.format(self.repeats) if self.repeats > 1 else ONCE,
         ]
+        if (error := seen.train_error(WHOLE)) > LEARNED:
+            notes.append(
+                f"the whole network has not learned what it was shown (train error {error:.0%}), so this says little: "
+                "more epochs, or another lr, may do better"
+            )
         return result(settled, title, seed, data, [_summary(seen), _every(seen)], [chart], _findings(seen), notes)
 
 
