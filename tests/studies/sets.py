@@ -15,8 +15,10 @@ from sklearn.datasets import load_digits
 from convscope.models.classifier import Classifier
 from convscope.studies import trainings
 from convscope.studies.subject import DataSet
+from convscope.training import charts
 
 NET = """
+import torch
 from torch import nn
 def Net(num_classes=3, width=4):
     return nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
@@ -29,7 +31,9 @@ class Trunk(nn.Module):
         self.head = nn.Linear(96, num_classes)
     def forward(self, x):
         return self.head(self.body(x))
-fixed = Net()
+def Fixed(num_classes=3):
+    torch.manual_seed(0)
+    return Net(num_classes)
 """
 
 
@@ -55,6 +59,15 @@ def pictures_in(folder: Path, pictures: Mapping[str, list[np.ndarray]]) -> Path:
 
 def data_of(source: Path | str, folder: Path, classifier: Classifier | None = None, **model: Any) -> DataSet:
     return DataSet(str(source), folder, model, classifier, {}, {"workers": 0, "device": None})
+
+
+@contextmanager
+def without_charts() -> Iterator[None]:
+    """Most of the time of a training of seconds goes into its charts, which other tests look at."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("curves", "confusion"):
+            patch.setattr(charts, name, lambda *_, **__: [])
+        yield
 
 
 @contextmanager
