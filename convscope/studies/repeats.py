@@ -12,7 +12,7 @@ from convscope.studies.extra import extra
 from convscope.training.metrics import Z95
 
 ONCE = "of one run the interval is Wilson's, of the photos measured"
-SEVERAL = "intervals are Student's, of the mean over {} runs"
+SEVERAL = "intervals are Student's, of the mean over {} runs, but no narrower than Wilson's of the photos measured"
 
 
 class Spread(NamedTuple):
@@ -32,15 +32,17 @@ def derived(seed: int, repeat: int) -> int:
 
 
 def spread(shares: Sequence[float], photos: float) -> Spread:
-    """Of shares, one a repetition: their mean and Student's interval of it. Of a single one Wilson's, of ``photos``.
+    """Of shares, one a repetition: their mean, and its interval, the wider of two at either end.
 
-    Repetitions share photos, so the interval is of what differs between them: the draw of photos, weights and order.
+    Student's is of what differs between repetitions: the draw of photos to learn from, weights and order. Wilson's is
+    of the ``photos`` measured, which may be the same in all: two runs that come to the same figure are not sure of it.
     """
     mean = math.fsum(shares) / len(shares)
-    if len(shares) == 1:
-        return Spread(mean, *share_interval(mean, photos))
-    low, high = difference(shares)[1:]
-    return Spread(mean, max(0.0, low), min(1.0, high))
+    low, high = share_interval(mean, photos)
+    if len(shares) > 1:
+        between = difference(shares)
+        low, high = min(low, max(0.0, between.low)), max(high, min(1.0, between.high))
+    return Spread(mean, low, high)
 
 
 def difference(values: Sequence[float]) -> Spread:

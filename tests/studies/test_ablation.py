@@ -16,6 +16,7 @@ from convscope.studies import configure, subject, trainings
 from convscope.studies.ablation_variants import table_3, variants_to_train
 from convscope.studies.making import study_architecture
 from convscope.studies.options import options_of, variants_of
+from convscope.studies.repeats import share_interval
 from convscope.training.metrics import wilson
 from tests.studies.sets import NET, counted, data_of, digits_in, without_charts
 
@@ -179,8 +180,9 @@ def test_repetitions_have_students_interval(place: Path) -> None:
         values = torch.tensor([one["error"] for one in every if one["variant"] == row["variant"]]).double()
         half = 4.302652729911275 * float(values.std()) / 3**0.5
         assert row["error"] == pytest.approx(float(values.mean()))
-        assert row["low"] == pytest.approx(max(0.0, float(values.mean()) - half), abs=1e-6)
-        assert row["high"] == pytest.approx(min(1.0, float(values.mean()) + half), abs=1e-6)
+        low, high = share_interval(float(values.mean()), every[0]["measured"])
+        assert row["low"] == pytest.approx(min(low, max(0.0, float(values.mean()) - half)), abs=1e-6)
+        assert row["high"] == pytest.approx(max(high, min(1.0, float(values.mean()) + half)), abs=1e-6)
     states = [load_file(Path(str(one["run"])) / "model.safetensors")["0.bias"] for one in every[::2]]
     assert not torch.equal(states[0], states[1])
     assert found.settings["variants"] == {"width=2": {"width": 2}}

@@ -99,8 +99,9 @@ def test_the_table_is_of_the_runs_own_figures(studied: tuple[DataSet, Result]) -
             values = np.array(by_hand[kind, row["photos"]])
             half = 12.706204736432095 * abs(values[0] - values[1]) / 2  # Student's, of one degree of freedom
             assert row[kind] == pytest.approx(values.mean())
-            assert row[f"{kind} low"] == pytest.approx(max(0, values.mean() - half))
-            assert row[f"{kind} high"] == pytest.approx(min(1, values.mean() + half))
+            low, high = share_interval(values.mean(), 18)  # of the photos measured
+            assert row[f"{kind} low"] == pytest.approx(min(low, max(0, values.mean() - half)))
+            assert row[f"{kind} high"] == pytest.approx(max(high, min(1, values.mean() + half)))
         gains = np.subtract(by_hand["pretrained", row["photos"]], by_hand["scratch", row["photos"]])
         assert row["gain"] == pytest.approx(gains.mean())
         assert row["chance"] == pytest.approx(1 / 3)
@@ -163,6 +164,10 @@ def test_one_repetition_has_the_photos_interval(data: DataSet) -> None:
 def test_intervals_by_hand() -> None:
     assert spread([0.25], 12)[1:] == pytest.approx((wilson(3, 12).low, wilson(3, 12).high))
     assert share_interval(1.0, 10)[1] == 1.0
+    assert spread([0.25, 0.25], 12)[1:] == spread([0.25], 12)[1:]  # no surer than the photos let one be
+    assert spread([0.2, 0.4], 10**9).high == pytest.approx(1)
+    half = 4.302652729911275 * 0.02 / 3**0.5
+    assert spread([0.48, 0.5, 0.52], 10**9) == pytest.approx((0.5, 0.5 - half, 0.5 + half))
     mean, low, high = difference([0.1, 0.2, 0.6])
     assert mean == pytest.approx(0.3)
     assert high - mean == mean - low == pytest.approx(4.302652729911275 * np.std([0.1, 0.2, 0.6], ddof=1) / 3**0.5)
