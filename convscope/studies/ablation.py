@@ -207,7 +207,16 @@ def _drawn(seen: _Seen) -> Drawn:
     reach = [np.maximum(means - low, 0), np.maximum(high - means, 0)]
     panel.errorbar(means, up, xerr=reach, fmt="none", ecolor=drawing.INK, capsize=2.5, linewidth=1)
     train = [seen.train_error(variant.name) for variant in seen.variants]
-    panel.plot(train, up, "o", markersize=4.5, markerfacecolor="white", color=drawing.COLOURS[1], label="train error")
+    panel.plot(
+        train,
+        up,
+        "o",
+        markersize=4.5,
+        markerfacecolor="white",
+        color=drawing.COLOURS[1],
+        label="train error",
+        clip_on=False,
+    )
     panel.axvline(float(means[0]), color=drawing.PALE, linestyle=":", linewidth=1)
     labels = [f"{drawing.shortened(v.name, 32)}  ({_short(v.parameters)})" for v in seen.variants]
     panel.set_yticks(up, labels)
