@@ -65,6 +65,16 @@ def shown(wanted: bool) -> AbstractContextManager[None]:
     return reporting_unless_listened() if wanted else nullcontext()
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Of many jobs inside one that is shown already: nobody is told of them, but they can be cancelled."""
+    token = _listener.set((None, _listener.get()[1]))
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
 def cancelled() -> bool:
     """Whether the listener wants the job to end: for one that has something to put in order before it does."""
     cancel = _listener.get()[1]

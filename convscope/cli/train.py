@@ -111,7 +111,9 @@ class Learning:
         int | None, option(RUN, "N", "Let the weights of every N-th epoch stay, for `convscope atlas --evolve`.", min=1)
     ] = None
     precision: Annotated[str | None, option(LEARNING, "NAME", "fp32, bf16 or fp16; default bf16 on a GPU.")] = None
-    split: Annotated[str | None, option(DATA, "A/B/C", "Shares of train, val and test; default 70/15/15.")] = None
+    split: Annotated[
+        str | None, option(DATA, "A/B/C", "Shares of train, val and test (default 70/15/15), or a run's split.csv.")
+    ] = None
     subset: Annotated[str | None, option(DATA, "A/B/C", "So many photos of each class instead: 1000/500/500.")] = None
     seed: Annotated[int | None, option(LEARNING, "N", "Of the split, the weights, the order; default 0.")] = None
 

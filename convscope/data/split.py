@@ -345,3 +345,17 @@ def read_split(path: str | os.PathLike[str]) -> tuple[list[str], list[str], np.n
     except csv.Error as error:
         raise UsageError(f"split {path}, line {lines.line_num}: not CSV ({error})") from None
     return names, labels, np.array(of, np.int8)
+
+
+def assigned_by(path: str | os.PathLike[str], names: Sequence[str]) -> Assignment:
+    """The split that a file of write_split gives to these photos, by their names; what it does not name is not used.
+
+    UsageError: it names none of them, or none to train on.
+    """
+    listed, _, of = read_split(path)
+    place = dict(zip(listed, of.tolist(), strict=True))
+    found = np.array([place.get(name, NONE) for name in names], np.int8)
+    if not (found == TRAIN).any():
+        raise UsageError(f"split {path}: it gives none of these photos to train: is it of others?")
+    absent = sum(name not in place for name in names)
+    return Assignment(found, (f"{_photos(absent)} that {path} does not name: not used",) if absent else ())

@@ -1,6 +1,7 @@
 """Model specifiers: one string names any model. Each source registers its prefix; there is no other list.
 
     timm:NAME  torchvision:NAME[@WEIGHTS]  hf-hub:ORG/NAME  convscope:NAME  run:DIR  file.py:Factory  pkg.mod:factory
+    without:LAYER,LAYER:MODEL
 
 ``@random`` after a name asks for an untrained network; without it a model has its trained weights or loading fails.
 """
@@ -27,6 +28,7 @@ from convscope.models.classes import Classes, as_classes
 from convscope.models.classifier import Classifier, PerChannel
 
 TRAINED, RANDOM = "trained", "random"
+WITHOUT = "without"  # a source of its own: another model's network, layers of which do nothing
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,15 @@ def source(prefix: str) -> Callable[[Callable[[Request], Found]], Callable[[Requ
 
 def parse(spec: str) -> tuple[str, str, str]:
     """A specifier -> prefix, name, weights."""
+    import convscope.models.removal
     import convscope.models.sources  # noqa: F401  (registers them)
 
     if Path(spec, "config.yaml").is_file():  # a run's folder, without the prefix
         return "run", spec, TRAINED
+    if spec.startswith(f"{WITHOUT}:"):
+        layers, inner = parse_without(spec)
+        below, name, weights = parse(inner)
+        return WITHOUT, f"{layers}:{name if below in ('file', 'module') else f'{below}:{name}'}", weights
     if re.match(r".+\.py:\w", spec):
         file, _, name = spec.rpartition(":")
         prefix, start = "file", f"{file}:"
@@ -136,6 +143,14 @@ def parse(spec: str) -> tuple[str, str, str]:
     return prefix, start + name, weights or TRAINED
 
 
+def parse_without(spec: str) -> tuple[str, str]:
+    """Of ``without:LAYER,LAYER:MODEL`` the layers and the model."""
+    layers, _, inner = spec.removeprefix(f"{WITHOUT}:").partition(":")
+    if not layers or not inner:
+        raise UsageError(f"model {spec!r}: write {WITHOUT}:LAYER,LAYER:MODEL")
+    return layers, inner
+
+
 def lasting(source: str) -> str:
     """A path that holds from any folder; what is no path, such as a set's name, stays."""
     path = Path(source).expanduser()
@@ -147,6 +162,9 @@ def lasting_spec(spec: str) -> str:
     prefix, name, _ = parse(spec)
     if prefix == "run":
         return f"run:{lasting(name)}"
+    if prefix == WITHOUT:
+        layers, inner = parse_without(spec)
+        return f"{WITHOUT}:{layers}:{lasting_spec(inner)}"
     if prefix != "file":
         return spec
     file, _, factory = name.rpartition(":")

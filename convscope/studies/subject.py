@@ -12,6 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convscope.data.catalog import Catalog, catalog_of
+from convscope.data.listing import Listing
+from convscope.data.scan import scan
+from convscope.data.sources import SourceOptions, open_source
 from convscope.errors import UsageError
 from convscope.images.frame import Placement
 from convscope.images.read import Photo
@@ -20,6 +24,7 @@ from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target, class_names
 from convscope.models.classes import Classes
 from convscope.models.classifier import Classifier, probabilities
+from convscope.training.prepare import need_classes
 from convscope.types import Images
 
 
@@ -123,6 +128,35 @@ class DataSet:
     options: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def listing(self) -> Listing:
+        """Its photos before any is opened: classes, labels, the source's own split. UsageError without two classes."""
+        found = open_source(self.source, SourceOptions.of(self.options))
+        need_classes(found)
+        return found
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The photos that can be used: each is decoded once, which of many takes long."""
+        found = catalog_of(self.listing, scan(self.listing))
+        if not len(found):
+            first = found.refused[0]
+            raise UsageError(f"{found.source}: no photo can be used, such as {first.name}: {first.reason}")
+        need_classes(found)
+        return found
+
+    @property
+    def remarks(self) -> list[str]:
+        """What its reader should know of the photos."""
+        found = self.catalog
+        told = [*found.remarks]
+        if found.refused:
+            first = found.refused[0]
+            told.append(f"{len(found.refused):,} photos could not be used, such as {first.name} ({first.reason})")
+        if missing := int((found.labels < 0).sum()):
+            told.append(f"{missing:,} photos have no label and were not used")
+        return told
 
     def about(self) -> dict[str, Any]:
         """What was studied, in plain types."""

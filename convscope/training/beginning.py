@@ -88,6 +88,7 @@ def _write_start(
         more = {name: config.model_dump()[name] for name in ("data", "training", "evolution")}
         more["data"] |= {"source": lasting(config.data.source), "digest": digest(found)}
         more["data"]["root"] = lasting(config.data.root) if config.data.root is not None else None
+        more["data"]["split"] = lasting(config.data.split) if config.data.split is not None else None
         more["data"]["background"] = begun.classifier.background
         weights = lasting(config.model.weights) if config.model.weights is not None else None
         more["model"] = {"head": config.model.head, "dropout": config.model.dropout, "weights": weights}

@@ -63,7 +63,7 @@ class Data(Section):
     columns: dict[str, str] = Field(default_factory=dict)
     group: str | None = None
     classes: list[str] | None = None
-    split: str | None = None  # "70/15/15"
+    split: str | None = None  # "70/15/15", or a run's split.csv
     subset: str | None = None  # "1000/500/500" a class
     background: str | None = None  # by default that of the run it goes on from, else white
     download: bool = False

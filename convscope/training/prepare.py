@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from convscope.data.augment import augmentation
 from convscope.data.catalog import Catalog, catalog
 from convscope.data.findings import findings
-from convscope.data.listing import SPLITS
+from convscope.data.listing import SPLITS, Listing
 from convscope.data.loading import Batch, Loader, Photos, pixels_of, workers_for
 from convscope.data.sources import SourceOptions
-from convscope.data.split import Assignment, plan, split
+from convscope.data.split import Assignment, assigned_by, plan, split
 from convscope.errors import UsageError
 from convscope.images.frame import canvas_of
 from convscope.instrument.state import undisturbed
@@ -31,6 +31,7 @@ from convscope.training.freeze import learning, set_dropout
 from convscope.training.optimizers import HEAD, NEW, OPTIMIZERS, TUNE
 from convscope.training.start import Start, start
 
+SPLIT_FILE = ".csv"  # a split that ends so is a file, such as a run's split.csv
 EPOCHS = {HEAD: 40, TUNE: 10, NEW: 30}
 
 
@@ -57,17 +58,9 @@ def divide(found: Catalog, data: Data, seed: int) -> Assignment:
     if not len(found):
         reason = f", such as {found.refused[0].name}: {found.refused[0].reason}" if found.refused else ""
         raise UsageError(f"{found.source}: none of its {len(found.refused)} photos can be used{reason}")
-    if not (found.labels >= 0).any():
-        what = "lie in no class folder" if found.kind == "folder" else "have no labels"
-        raise UsageError(
-            f"{found.source}: its {len(found)} photos {what}, so there is nothing to learn; put the photos of each "
-            "class into a folder of its own"
-        )
-    present = [name for name, count in zip(found.classes, found.counts(), strict=True) if count]
-    if len(present) < 2:
-        raise UsageError(
-            f"{found.source}: all photos that can be used are of one class, {present[0]!r}; a classifier needs two"
-        )
+    need_classes(found)
+    if data.split is not None and data.split.endswith(SPLIT_FILE):
+        return assigned_by(data.split, found.store.names)
     assigned = split(
         found.labels,
         found.classes,
@@ -83,6 +76,22 @@ def divide(found: Catalog, data: Data, seed: int) -> Assignment:
         f"{one.count} {one.text}, such as {one.photos[0]}" for one in findings(found) if one.kind == "two classes"
     ]
     return replace(assigned, remarks=tuple(remarks))
+
+
+def need_classes(found: Catalog | Listing) -> None:
+    """UsageError if there are not two classes with photos."""
+    labels = found.labels[found.labels >= 0]
+    if not len(labels):
+        what = "lie in no class folder" if found.kind == "folder" else "have no labels"
+        raise UsageError(
+            f"{found.source}: its {len(found.labels)} photos {what}, so there is nothing to learn; put the photos of "
+            "each class into a folder of its own"
+        )
+    if (labels == labels[0]).all():
+        only = found.classes[labels[0]]
+        raise UsageError(
+            f"{found.source}: all photos that can be used are of one class, {only!r}; a classifier needs two"
+        )
 
 
 def begin(model: Model, classes: Sequence[str], seed: int) -> Start:

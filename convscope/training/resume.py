@@ -16,7 +16,8 @@ from convscope.training.folder import RUNS, RunFolder
 
 AUTO = "auto"
 MORE = {("training", "epochs"), ("training", "patience")}  # what a run that goes on may have more of
-PLACES = {("data", "source"), ("data", "root"), ("model", "weights")}  # the same from whatever folder they are named
+# The same from whatever folder they are named.
+PLACES = {("data", "source"), ("data", "root"), ("data", "split"), ("model", "weights")}
 
 
 def which(

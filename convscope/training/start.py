@@ -16,7 +16,18 @@ from convscope.models.checkpoint import read_state, unprefixed
 from convscope.models.classes import Classes
 from convscope.models.classifier import Classifier, PerChannel
 from convscope.models.copying import copied
-from convscope.models.registry import RANDOM, SOURCES, TRAINED, Found, Request, lasting_spec, parse, resized
+from convscope.models.registry import (
+    RANDOM,
+    SOURCES,
+    TRAINED,
+    WITHOUT,
+    Found,
+    Request,
+    lasting_spec,
+    parse,
+    parse_without,
+    resized,
+)
 from convscope.models.run import WEIGHTS, Settings, read_settings
 from convscope.models.zoo import ARCHITECTURES
 from convscope.training.freeze import head_names
@@ -194,7 +205,8 @@ def _trained(
         return read_state(Path(name).expanduser() / WEIGHTS), model, run.classes.names == classes.names
     if wanted == RANDOM or (prefix == "convscope" and name in ARCHITECTURES and ARCHITECTURES[name].pretrained is None):
         return {}, "", False
-    if prefix in CODE:
+    below = parse(parse_without(model)[1])[0] if prefix == WITHOUT else prefix
+    if below in CODE:
         return {}, "", False  # as its factory made it, all of it to be trained
     options = {key: value for key, value in options.items() if key != "num_classes"}
     found = SOURCES[prefix](Request(name, wanted or TRAINED, options))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convscope.data.listing import NONE, TEST, TRAIN, VAL
-from convscope.data.split import Assignment, Plan, plan, read_split, write_split
+from convscope.data.split import Assignment, Plan, assigned_by, plan, read_split, write_split
 from convscope.errors import UsageError
 
 # --- the words for it
@@ -124,3 +124,12 @@ def test_a_wrong_line_of_a_split_is_named(tmp_path, text, said):
         read_split(tmp_path / "split.csv")
     with pytest.raises(UsageError, match="cannot be read"):
         read_split(tmp_path / "none.csv")
+
+
+def test_photos_go_where_a_file_says(tmp_path):
+    (tmp_path / "split.csv").write_text("photo,label,split\nb,x,train\na,x,test\nc,y,\ngone,y,train\n")
+    found = assigned_by(tmp_path / "split.csv", ["a", "b", "c", "new"])
+    assert found.of.tolist() == [TEST, TRAIN, NONE, NONE]
+    assert found.remarks == (f"1 photo that {tmp_path / 'split.csv'} does not name: not used",)
+    with pytest.raises(UsageError, match="it gives none of these photos to train"):
+        assigned_by(tmp_path / "split.csv", ["a", "c"])

@@ -72,7 +72,7 @@ def test_a_run_folder_that_is_not_there_is_told_with_those_beside_it(tmp_path, m
 
 def test_every_source_is_known():
     parse("convscope:zfnet")
-    assert set(SOURCES) == {"convscope", "timm", "torchvision", "hf-hub", "run", "file", "module"}
+    assert set(SOURCES) == {"convscope", "timm", "torchvision", "hf-hub", "run", "file", "module", "without"}
 
 
 # Factories and their options

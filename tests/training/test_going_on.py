@@ -16,6 +16,7 @@ from torch import nn
 
 import convscope as cs
 from convscope.data.catalog import catalog
+from convscope.data.split import read_split
 from convscope.errors import Cancelled, UsageError
 from convscope.progress import reporting
 from convscope.training import fit, job, saver
@@ -301,3 +302,14 @@ def test_a_new_head_learns_at_its_own_pace_when_layers_are_unfrozen(place: Path)
     assert (config["lr"], config["rates"]) == (1e-4, {"4": 1e-3})
     own = go(weights="base.safetensors", unfreeze=["0"], lr=0.01, out="own").folder
     assert yaml.safe_load((own / "config.yaml").read_text())["training"]["rates"] == {}
+
+
+def test_a_split_is_taken_from_a_file(place: Path) -> None:
+    first = go(out="first", seed=3)
+    names, _, of = read_split(first.folder / "split.csv")
+    second = go(out="second", seed=4, split="first/split.csv")
+    assert read_split(second.folder / "split.csv")[0] == names
+    assert read_split(second.folder / "split.csv")[2].tolist() == of.tolist()
+    other = go(out="third", seed=4)
+    assert read_split(other.folder / "split.csv")[2].tolist() != of.tolist()
+    assert go(out="second", resume="auto", split="first/split.csv", seed=4, epochs=2).progress.epoch == 2

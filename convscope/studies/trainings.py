@@ -1,0 +1,147 @@
+"""Trainings that a study is made of: each in a run folder of its own, gone on with, and done once.
+
+What a study is asked for again, with other settings perhaps, is taken from where it lies: a run folder's name ends in a
+key of all that the training depends on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convscope.data.cache import key_of, replacing
+from convscope.data.catalog import digest
+from convscope.data.listing import TRAIN
+from convscope.data.loading import cut
+from convscope.data.split import Assignment, write_split
+from convscope.errors import Cancelled
+from convscope.images.slug import slug
+from convscope.models.device import best_device
+from convscope.models.registry import load_classifier
+from convscope.progress import track, unheard
+from convscope.studies.subject import DataSet
+from convscope.training.api import train
+from convscope.training.evaluate import evaluate
+from convscope.training.folder import RunFolder
+
+PLACE, FIGURES = "trained", "study.json"  # where the runs are, and what is known of one that is done
+BATCH = 32  # photos a step, where nobody says
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A training. ``settings``: convscope.train's. ``of`` int8 "n": which photos of the catalog are for what.
+
+    ``both``: also measure the photos that were learned from.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    of: np.ndarray
+    both: bool = False
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What became of a training. ``accuracy``: a share of the photos kept apart; ``balanced``: mean over classes.
+
+    ``counts``: photos kept apart of each class. ``seen``: how many of them the network had been trained on before.
+    """
+
+    accuracy: float
+    balanced: float
+    top5: float | None
+    photos: int
+    counts: tuple[int, ...]
+    train_accuracy: float | None
+    parameters: int
+    epochs: int
+    last_train_accuracy: float  # while it learned, in its last epoch
+    seen: int
+    folder: str
+
+
+def carried_out(data: DataSet, plans: Sequence[Plan], label: str) -> list[Figures]:
+    """What becomes of trainings, one after the other; what was done before is not done again."""
+    kept = digest(data.catalog)
+    return [_carried_out(data, plan, kept) for plan in track(plans, label)]
+
+
+def place_of(data: DataSet, plan: Plan, photos: str) -> Path:
+    """The run folder of a training."""
+    settings = dict(plan.settings)
+    if settings.get("weights"):
+        settings["weights"] = Path(settings["weights"]).name  # which has a key of its own
+    key = key_of(sorted(settings.items()), plan.of.tobytes(), photos)
+    return data.folder / PLACE / f"{slug(plan.name)}-{key[:10]}"
+
+
+def epochs_for(steps: int, photos: int, batch: int) -> int:
+    """How many epochs are at least so many steps."""
+    each = len(cut(np.arange(photos), batch, least=2))
+    return max(1, -(-steps // each))
+
+
+def _carried_out(data: DataSet, plan: Plan, photos: str) -> Figures:
+    place = place_of(data, plan, photos)
+    known = _known(place)
+    if known is None:
+        known = _trained(data, plan, place)
+        with replacing(place / FIGURES) as draft:
+            draft.write_text(json.dumps(asdict(known), indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(place / "checkpoints", ignore_errors=True)  # nothing is gone on from; its weights stay
+    return known
+
+
+def _known(place: Path) -> Figures | None:
+    try:
+        found = json.loads((place / FIGURES).read_text(encoding="utf-8"))
+        return Figures(**{**found, "counts": tuple(found["counts"]), "folder": str(place)})
+    except (OSError, ValueError, TypeError, KeyError):  # not done, or of another version
+        return None
+
+
+def _trained(data: DataSet, plan: Plan, place: Path) -> Figures:
+    found, settings = data.catalog, dict(plan.settings)
+    if RunFolder(place).load_state() is None:  # it begins: later it has its own split
+        settings["split"] = _written(data, plan)
+    try:
+        with unheard():
+            done = train(data.source, out=place, resume="auto", **data.machine, **data.options, **settings)
+            classifier = load_classifier(f"run:{place}").to(data.machine.get("device") or best_device())
+            learned = None
+            if plan.both:
+                rows = np.flatnonzero(plan.of == TRAIN)
+                learned = evaluate(classifier, found, rows, workers=data.machine.get("workers")).metrics.accuracy
+    except Cancelled:
+        raise Cancelled(f"cancelled in {place}: the same command goes on with it") from None
+    assert done.metrics is not None
+    return Figures(
+        done.metrics.accuracy,
+        done.metrics.balanced_accuracy,
+        done.metrics.top5,
+        done.metrics.count,
+        tuple(one.count for one in done.metrics.per_class),
+        learned,
+        sum(parameter.numel() for parameter in classifier.network.parameters()),
+        len(done.rows),
+        done.rows[-1]["train_accuracy"],
+        done.seen,
+        str(place),
+    )
+
+
+def _written(data: DataSet, plan: Plan) -> str:
+    """The file of a split, by its key."""
+    found = data.catalog
+    file = data.folder / "splits" / f"{key_of(plan.of.tobytes(), found.store.names.blob.tobytes())[:10]}.csv"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_split(file, found.store.names, found.labels, found.classes, Assignment(plan.of))
+    return str(file.resolve())
