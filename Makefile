@@ -48,6 +48,7 @@ docs: $(READY)  ## make the documentation's pictures and pages by running it
 	@$(PY) docs/make.py
 	@$(PY) docs/patterns.py
 	@$(PY) docs/atlas.py
+	@$(PY) docs/studies.py
 
 clean:  ## remove what the other targets made, .venv excepted
 	@rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

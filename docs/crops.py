@@ -29,7 +29,7 @@ def crops(folder: Path, each: int = EACH, seed: int = 0) -> Path:
         (folder / name).mkdir(parents=True, exist_ok=True)
         photo = Image.open(next(place / file for place in PACKED if (place / file).exists())).convert("RGB")
         for number in range(each):
-            side = round(min(photo.size) * rng.uniform(0.2, 1) ** 1.0)
+            side = round(min(photo.size) * rng.uniform(0.2, 1))
             left, top = (int(rng.integers(0, length - side + 1)) for length in photo.size)
             crop = photo.crop((left, top, left + side, top + side))
             crop.resize((256, 256), Image.Resampling.BICUBIC).save(folder / name / f"{number:03d}.jpg", quality=92)

@@ -236,7 +236,7 @@ def _tell(found: Result, place: Path, json: bool) -> None:
     if json:
         emit({**found.about(), "out": place})
     else:
-        for one in found.tables:
+        for one in (one for one in found.tables if not one.told):
             if len(one) > SHOWN:
                 say(f"{one.about}: {len(one):,} rows in {place / one.name}.csv\n")
                 continue

@@ -53,7 +53,7 @@ class Diagnose:
         faults = sum(one.fault for _, one in found)
         about = "What is wrong, and what to change" if faults else "Remarks on a network without faults"
         rows = [as_row(name, one) for name, one in found]
-        tables = [Table("findings", about, COLUMNS, rows), _measured(checkups)]
+        tables = [Table("findings", about, COLUMNS, rows, told=True), _measured(checkups)]
         figures = [figure for checkup in checkups.values() for figure in checkup.figures]
         notes = [*patient.notes, *(note for checkup in checkups.values() for note in checkup.notes)]
         sentences = [_verdict(checkups, faults, len(patient)), *(str(one) for _, one in found)]

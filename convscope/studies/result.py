@@ -30,12 +30,16 @@ DOTS = 150  # per inch, of pictures
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of plain values. ``columns``: what each is called, and what it is, with its unit and range."""
+    """Rows of plain values. ``columns``: what each is called, and what it is, with its unit and range.
+
+    ``told``: the findings say all of it in words, so a terminal shows them alone.
+    """
 
     name: str
     about: str
     columns: Mapping[str, str]
     rows: Sequence[Sequence[Cell]]
+    told: bool = False
 
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.columns) for row in self.rows), f"{self.name}: a row is not as the columns"
