@@ -32,7 +32,7 @@ FIGURES = {  # of each study those that the page shows
     "agreement": ["matrix"],
     "sanity": ["cascading-maps", "cascading-likeness"],
     "faithfulness": ["scores", "curves"],
-    "probes": ["probes"],
+    "probes": ["depth"],
 }
 
 
