@@ -105,7 +105,7 @@ def _of_field(unit: Unit) -> str:
 
 
 def _about(patch: Patch) -> list[Line]:
-    told = [Line(f"{patch.value:.3g}")]
+    told = [Line(f"{patch.value:.3g}" if patch.value else "0: silent here")]
     return [*told, Line(patch.class_name if patch.class_name is not None else PurePath(patch.image).stem)]
 
 

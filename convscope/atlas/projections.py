@@ -95,14 +95,12 @@ class Projector:
 
     def __init__(self, classifier: Classifier, layer: str) -> None:
         self.classifier, self.layer = classifier, parse_address(layer)
-        taken = trace(classifier.network, classifier.blank(), through=classifier)
+        blank = classifier.blank()
+        taken = trace(classifier.network, blank, through=classifier)
         event = taken.event(layer)
         assert event is not None
         assert event.value is not None
-        self.top = _bound(taken, event.value)
-        # A unit at the upper bound of a ReLU6 lets no gradient through, and those are its strongest: what is sent down
-        # begins below its own rectifier.
-        self.seed = self.layer if self.top == inf else unrectified(classifier, self.layer)
+        self.seed, self.top = beginning(classifier, self.layer, blank)
         found = windows(taken, event.value)
         self.windows: Windows | None = found if found is not None and self._runs(found) else None
 
@@ -194,6 +192,18 @@ class Projector:
         units = tuple(at.argmax(1).tolist())
         raw: Pixels = method.run(other.classifier, images, replace(target, index=units)).raw
         return raw
+
+
+def beginning(classifier: Classifier, layer: Address, image: Tensor) -> tuple[Address, float]:
+    """Where the projection of a layer's unit begins, and what its activations are cut off at.
+
+    A unit at the upper bound of a ReLU6 lets no gradient through, and those are its strongest: what is sent down begins
+    below its own rectifier.
+    """
+    taken = trace(classifier.network, image, through=classifier)
+    event = taken.event(layer.key)
+    top = inf if event is None or event.value is None else _bound(taken, event.value)
+    return (layer if top == inf else unrectified(classifier, layer, image)), top
 
 
 def _bound(taken: Trace, value: Value) -> float:

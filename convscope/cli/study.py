@@ -12,14 +12,14 @@ from typer.core import TyperGroup
 
 from convscope.cli.data import SOURCE, DataChoice
 from convscope.cli.options import CANVAS, NETWORK, Background, Json, ModelChoice, Photos, grouped, option
-from convscope.cli.output import emit, note, say, table
+from convscope.cli.output import counted, emit, note, say, table
 
 if TYPE_CHECKING:
     from typer._click.core import Command, Context  # typer's own copy of click
 
     from convscope.studies.result import Result
 
-SHOWN = 40  # rows of the longest table that a terminal is shown
+SHOWN = 40  # rows of the first table that a terminal is shown; the others are for files
 SETTINGS = "Study"  # a panel of help
 OWN = "own_"  # begins the parameters that are the study's own settings: some are called as a model's are
 CANVAS_OPTION = "--canvas"  # the model's --size elsewhere; here that may be a study's own
@@ -110,7 +110,8 @@ def _function(name: str, study: Any) -> Any:
 def _with_canvas(command: Callable[..., Any]) -> Callable[..., Any]:
     """The command with the model's size under its other name."""
     signature = inspect.signature(command)
-    canvas = option(NETWORK, "N|HxW", CANVAS, CANVAS_OPTION)
+    names = [CANVAS_OPTION, *([] if f"{OWN}size" in signature.parameters else ["--size"])]  # as other commands call it
+    canvas = option(NETWORK, "N|HxW", CANVAS, *names)
     parameters = [
         one.replace(annotation=Annotated[str | None, canvas]) if one.name == "size" else one
         for one in signature.parameters.values()
@@ -164,8 +165,10 @@ def _of_photos(
     from convscope.cli.photos import explained_size
     from convscope.progress import ConsoleProgress, reporting
     from convscope.studies import configure
+    from convscope.studies.making import check_free
 
     configure(name, settings)  # what is wrong with a setting is said before a model is loaded
+    check_free(out or Path("studies") / name, name)
     scope = chosen.open(background=background, canvas_option=CANVAS_OPTION)
     place = out or Path("studies") / name
     with staged(place) as draft:
@@ -236,13 +239,15 @@ def _tell(found: Result, place: Path, json: bool) -> None:
     if json:
         emit({**found.about(), "out": place})
     else:
-        for one in (one for one in found.tables if not one.told):
-            if len(one) > SHOWN:
-                say(f"{one.about}: {len(one):,} rows in {place / one.name}.csv\n")
-                continue
-            say(f"{one.about}:")
-            table(list(one.columns), one.texts(), right=one.numeric)
+        first = found.tables[0]
+        shown = not first.told and len(first) <= SHOWN
+        if shown:
+            say(f"{first.about}:")
+            table(list(first.columns), first.texts(), right=first.numeric)
             say()
+        for one in found.tables[shown:]:
+            say(f"{one.about}: {counted(len(one), 'row')} in {place / one.name}.csv")
+        say()
         for line in found.findings:
             say(line)
         say(f"\n{place / 'report.html'}")

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil, inf
 
+from torch import Tensor
+
 from convscope.errors import ModelError, UsageError
 from convscope.instrument.address import LOGITS, Address
 from convscope.instrument.receptive_field import argument, receptive_field, unit_box
@@ -212,12 +214,13 @@ def _rectifies(op: Op) -> bool:
     return op.name == "relu" or (isinstance(least, int | float) and least == 0)
 
 
-def unrectified(classifier: Classifier, address: Address) -> Address:
+def unrectified(classifier: Classifier, address: Address, image: Tensor | None = None) -> Address:
     """The layer whose values a ReLU cuts off to make those of ``address``; itself where that is no rectifier's output.
 
     What a rectified unit wants least is anything that leaves it at zero: how far below it would go is in here.
+    ``image``: of the size at which the network is looked at, if that is not its own.
     """
-    taken = trace(classifier.network, classifier.blank(), through=classifier)
+    taken = trace(classifier.network, classifier.blank() if image is None else image, through=classifier)
     event = taken.event(address.key)
     if event is None or event.value is None or event.value.index not in taken.made_by:
         return address

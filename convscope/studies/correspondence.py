@@ -283,7 +283,7 @@ def _drawn(album: Album, parts: Mapping[str, Mapping[int, Box]], found: list[Com
             _bar(place, at + 0.14, estimate_pairs(one.at_random, seed), colour, filled=False)
         place.set_yticks(range(len(names)), names)
         place.set_ylim(len(names) - 0.5, -0.5)
-        place.set_xlim(left=0)
+        place.set_xlim(0, 1.03 * place.get_xlim()[1])
         drawing.plain(place, across="share of signs that differ", up="", title=layer)
     return figure
 

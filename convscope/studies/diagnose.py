@@ -19,7 +19,7 @@ from convscope.studies.subject import DataSet
 METHOD_HELP = "method that finds the evidence of an answer, one that gives a map of the photo"
 
 
-@register("diagnose", of="data", paper="after Zeiler & Fergus 2013, sections 4.1 and 5.1")
+@register("diagnose", of="data", paper="Zeiler & Fergus 2013, sections 4.1 and 5.1")
 class Diagnose:
     """Diagnose: what is wrong with a network, and what to change (after Zeiler & Fergus 2013, sections 4.1 and 5.1).
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 UNITS = {"shift": "pixels down", "across": "pixels to the right", "scale": "times", "rotation": "degrees"}
 NEUTRAL = {"shift": 0.0, "across": 0.0, "scale": 1.0, "rotation": 0.0}
 LEVELS = {"black": 0.0, "grey": 0.5, "white": 1.0, "mean": None}
+LEAST = 0.005  # of a probability, to be worth a word
 OWN_LINES = 8  # photos up to which each has its line
 SHOWN = 4  # versions of the photo that the figure shows, two by two
 
@@ -59,7 +60,10 @@ class Moved:
         return away.index(min(away))
 
     def degree(self, place: int) -> str:
-        return f"{self.amounts[place]:.3g} {UNITS[self.name]}"
+        """An amount in words."""
+        amount = self.amounts[place]
+        back = {"shift": "pixels up", "across": "pixels to the left"}.get(self.name) if amount < 0 else None
+        return f"{abs(amount) if back else amount:.3g} {back or UNITS[self.name]}"
 
 
 @register("invariance", of="photos", paper="Zeiler & Fergus 2013, section 4.1 and figure 5")
@@ -256,6 +260,8 @@ def _findings(found: list[Moved], apart: dict[str, float | None]) -> list[str]:
         ]
         moved = f"; by {one.degree(one.nearest)} already, {' and '.join(ways)}" if ways else ""
         falls = f"falls from {sure[one.neutral]:.2f} to {sure[low]:.2f} at {one.degree(low)}"
+        if sure[one.neutral] - sure[low] < LEAST:
+            falls = f"keeps its {sure[one.neutral]:.2f}"
         told.append(f"{one.name}: the true class {falls}{moved}")
     return told
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from convscope.images.given import Photos, Source, canvases, several
 from convscope.images.read import find_photos
 from convscope.models.classifier import Classifier
 from convscope.studies.registry import STUDIES, configure
-from convscope.studies.result import Result
+from convscope.studies.result import RESULT, Result
 from convscope.studies.subject import Album, DataSet, drawn
 
 
@@ -76,7 +77,9 @@ def _of_photos(
     remarks = [f"{len(images)} of {total:,} photos, drawn at random (seed {seed})"] if len(images) < total else []
     if len(images) < study.traits.fewest:
         raise UsageError(f"{study.name} compares photos: give at least {study.traits.fewest}, got {len(images)}")
-    found: Result = study.run(Album.of(classifier, images.to(classifier.device), seen, label, remarks), seed)
+    album = Album.of(classifier, images.to(classifier.device), seen, label, remarks)
+    _ = album.probabilities  # a network that gives none is refused now
+    found: Result = study.run(album, seed)
     return found
 
 
@@ -94,7 +97,18 @@ def _data(
     return DataSet(str(source), folder, model, classifier, options or {}, machine)
 
 
+def check_free(folder: Path, name: str) -> None:
+    """Refuse a folder that holds the result of another study: the two would lie there mixed."""
+    try:
+        there = json.loads((folder / RESULT).read_text("utf-8"))["study"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return
+    if there != name:
+        raise UsageError(f"{folder} holds the result of the study {there}: choose another folder")
+
+
 def _of_data(study: Any, data: DataSet, seed: int) -> Result:
+    check_free(data.folder, study.name)
     found: Result = study.run(data, seed)
     found.save(data.folder)
     return found

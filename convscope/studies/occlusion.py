@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.regression import spearman_corrcoef
 
+from convscope.atlas.projections import beginning
 from convscope.errors import UsageError
 from convscope.images import colour
 from convscope.instrument.address import Address
@@ -123,7 +124,8 @@ class OcclusionMaps:
         others = [i for i in range(len(album)) if i != row]
         elsewhere = max(others, key=lambda i: float(sums[i, unit])) if others else None
         on = [row, *([] if elsewhere is None else [elsewhere])]
-        raw = method.run(classifier, album.images[on], unit_target.repeat(len(on))).raw.cpu()
+        seed, _ = beginning(classifier, layer, image)
+        raw = method.run(classifier, album.images[on], Target(seed, (unit,)).repeat(len(on))).raw.cpu()
         return _Seen(
             windows,
             unit,

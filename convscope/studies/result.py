@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Cell: TypeAlias = float | int | str | bool | None
 DOTS = 150  # per inch, of pictures
+RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class Result:
             self.picture(figure.name).save(place(f"{figure.name}.png"))
             figure.save(place(f"{figure.name}.svg"))
         told = json.dumps(self.about(), indent=2, ensure_ascii=False, default=str)
-        place("result.json").write_text(told + "\n", "utf-8", "backslashreplace")
+        place(RESULT).write_text(told + "\n", "utf-8", "backslashreplace")
         place("report.html").write_text(html(self), "utf-8", "backslashreplace")
         return files
 

@@ -113,7 +113,7 @@ class Sanity:
             tables,
             sanity_figure.figures(album, courses, verdicts, self.below),
             sanity_tables.findings(cascade, verdicts, self.below),
-            [*notes, *left_out, *said],
+            [*notes, *left_out, *said, *sanity_tables.on_few(len(album))],
         )
 
     def _courses(

@@ -88,6 +88,13 @@ def photos_table(names: Sequence[str], courses: Sequence[Course]) -> Table:
     return Table("photos", "Every photo at every step", columns, rows)
 
 
+def on_few(photos: int) -> list[str]:
+    """What verdicts from one or two photos are worth."""
+    if photos > 2:
+        return []
+    return [f"{photos} photo{'s' if photos > 1 else ''} give no interval: verdicts are by the mean alone, take more"]
+
+
 def findings(cascade: Course, verdicts: Mapping[str, str], below: float) -> list[str]:
     """A sentence on those that pass, one on each that fails and what that means, one on the rest."""
 

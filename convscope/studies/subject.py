@@ -16,7 +16,7 @@ from convscope.data.catalog import Catalog, catalog_of
 from convscope.data.listing import Listing
 from convscope.data.scan import scan
 from convscope.data.sources import SourceOptions, open_source
-from convscope.errors import UsageError
+from convscope.errors import ConvscopeError, UsageError
 from convscope.images.frame import Placement
 from convscope.images.read import Photo
 from convscope.instrument.batches import parts
@@ -75,9 +75,11 @@ class Album:
 
     @cached_property
     def probabilities(self) -> Tensor:
-        """Of each class, "b classes"."""
+        """Of each class, "b classes"; ConvscopeError if they are none."""
         with undisturbed(self.classifier, grad=False):
             found = [probabilities(self.classifier(self.images[rows])) for rows in parts(len(self))]
+        if any(bool(part.isnan().any()) for part in found):
+            raise ConvscopeError(f"{self.classifier.name} gave NaN: check its weights, and mean and std")
         return torch.cat(found)
 
     @cached_property

@@ -67,7 +67,7 @@ def test_it_is_the_librarys_result(call: Call, foxes: Path) -> None:
         *("occlusion.png", "occlusion.svg", "photos.csv", "report.html", "result.json", "squares.csv")
     ]
     assert done.out.startswith("What the answer and the strongest map depend on:\n")
-    assert "Every place of the square:" in done.out
+    assert "\nEvery place of the square: 8 rows in found/squares.csv\n" in done.out
     assert done.out.endswith("\nfound/report.html\n")
     assert all(line in done.out for line in wanted.findings)
 
@@ -79,9 +79,32 @@ def test_json_is_alone_on_stdout(call: Call, foxes: Path) -> None:
     assert done.json == {**json.loads(Path("studies/occlusion/result.json").read_text()), "out": "studies/occlusion"}
 
 
-def test_long_tables_are_named_by_their_file(call: Call, foxes: Path) -> None:
-    done = call("study", "occlusion", *MODEL, foxes, "--size", "4", "--stride", "4", "-o", "found")
-    assert "Every place of the square: 128 rows in found/squares.csv" in done.out
+def test_another_studys_folder_is_left_as_it_is(call: Call, foxes: Path) -> None:
+    assert call("study", "occlusion", *MODEL, foxes, *QUICK, "-o", "found").code == 0
+    before = {path.name: path.read_bytes() for path in Path("found").iterdir()}
+    done = call("study", "invariance", *MODEL, foxes, "-o", "found")
+    assert done.code == 2
+    assert "found holds the result of the study occlusion: choose another folder" in done.err
+    assert {path.name: path.read_bytes() for path in Path("found").iterdir()} == before
+    assert call("study", "occlusion", *MODEL, foxes, *QUICK, "--seed", "1", "-o", "found").code == 0
+
+
+def test_the_canvas_is_size_too_where_the_study_has_none(call: Call, foxes: Path) -> None:
+    named = [("--size" if word == "--canvas" else word) for word in MODEL]
+    settings = ("--transforms", "shift", "--steps", "3", "--json")
+    one, other = (call("study", "invariance", *model, foxes, *settings) for model in (MODEL, named))
+    assert one.code == other.code == 0, other.err
+    assert one.json == other.json
+
+
+@pytest.mark.parametrize("name", ["occlusion", "invariance", "agreement", "sanity", "faithfulness"])
+def test_a_network_that_gives_nan_is_refused(call: Call, foxes: Path, name: str) -> None:
+    text = Path("net.py").read_text("utf-8") + "\n\nclass Nan(Net):\n    def forward(self, x):\n"
+    Path("net.py").write_text(text + "        return super().forward(x) * float('nan')\n", "utf-8")
+    done = call("study", name, "net.py:Nan", "--canvas", "32", foxes, "--out", "found")
+    assert done.code == 1
+    assert done.err.strip().splitlines()[-1].endswith("net.py:Nan gave NaN: check its weights, and mean and std")
+    assert not Path("found").exists()
 
 
 def test_the_class_of_photos_may_be_named(call: Call) -> None:

@@ -105,7 +105,7 @@ def test_relative_is_the_distance_over_that_between_photos():
     photos_of = [row for row in found.table("photos").rows if row[2] == 5.0]
     assert means["distance", 5.0] == pytest.approx(np.mean([row[3] for row in photos_of]))
     summary = found.table("summary").records()[0]
-    assert summary["smallest"] == "-5 pixels down"
+    assert summary["smallest"] == "5 pixels up"
     assert summary["relative"] == pytest.approx(means["relative", -5.0])
 
 

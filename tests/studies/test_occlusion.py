@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from convscope.errors import UsageError
 from convscope.instrument.address import parse_address
@@ -80,6 +81,22 @@ def test_the_projection_is_of_the_strongest_map_and_of_the_photo_where_it_is_str
         for at, projection in ((row, one.projection), (other, one.projected)):
             wanted = method("gradient").run(own.classifier, own.images[at : at + 1], target).raw[0]
             torch.testing.assert_close(projection, wanted)
+
+
+def test_a_unit_at_the_bound_of_a_relu6_is_projected_from_below_it(monkeypatch):
+    """All of its places are at 6 or at 0, where ReLU6 lets no gradient through."""
+    net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU6(), nn.Flatten(), nn.Linear(2 * 64, 2))
+    own = Album.of(classifier_of(net, mean=None, std=None), photos(1, 3, 10, 10))
+    for parameter in net[0].parameters():
+        parameter.data.fill_(9)
+    seen = []
+    monkeypatch.setattr("convscope.studies.occlusion._drawn", lambda album, photos, *rest: seen.extend(photos))
+    found = configure("occlusion", {"size": 5, "layer": "1", "project": "gradient"}).run(own)
+    found.figures[0].draw()
+    assert seen[0].clean == 6 * 64
+    wanted = method("gradient").run(own.classifier, own.images, Target(parse_address("0"), (0,))).raw[0]
+    assert float(wanted.abs().max()) == 9
+    torch.testing.assert_close(seen[0].projection, wanted)
 
 
 def test_the_method_that_projects_is_chosen_by_the_pools():

@@ -120,8 +120,8 @@ def _fade(side: int) -> Tensor:
 CAPTION = (
     "The filters of the first layer of which most is folded, and what each passes on of natural photos, by frequency "
     "(middle: the mean; border: half a cycle a pixel; dark: little). The box holds what the layer's stride can tell "
-    "apart; all that is outside comes back as a frequency inside, as stripes that are not in the photo. On the right "
-    "the share outside, of every filter; the line is the share from which it is a fault."
+    "apart; all that is outside comes back as a frequency inside, as stripes that are not in the photo. Below, the "
+    "share outside, of every filter; dotted their median, dashed the share from which that is a fault."
 )
 
 
@@ -151,5 +151,6 @@ def _drawn(first: First, shares: Tensor) -> Drawn:
     panel = bottom.subplots()
     panel.bar(range(len(shares)), torch.where(first.live, shares, 0.0).tolist(), color=drawing.COLOURS[0])
     panel.axhline(MOST, color=drawing.INK, linewidth=1, linestyle="--")
+    panel.axhline(float(shares[first.live].median()), color=drawing.INK, linewidth=1, linestyle=":")
     drawing.plain(panel, across=f"filter of {first.layer}", up="share folded")
     return figure

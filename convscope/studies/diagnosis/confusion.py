@@ -106,7 +106,10 @@ def _last_weights(patient: Patient) -> Tensor | None:
 
 def _finding(patient: Patient, one: Pair) -> Finding:
     own, other = patient.classes.short(one.own), patient.classes.short(one.other)
-    reason = f"{one.wrong} of {one.of} photos; surely more than a tenth is more than single bad photos"
+    reason = (
+        f"{one.wrong} of {one.of} photos, so by the 95 % interval at least this share of all such photos; more than a "
+        "tenth is more than single bad photos"
+    )
     change = f"look at photos of {own} and {other} for wrong labels, add some that tell them apart"
     if one.pushes is not None and patient.penultimate is not None:
         strongest = one.pushes.argsort(descending=True, stable=True)[:3].tolist()
@@ -147,7 +150,8 @@ def _drawn(patient: Patient, labels: Tensor, bad: list[Pair]) -> Drawn:
     for chart, one in zip(axes[0, 1:], told, strict=True):
         assert one.pushes is not None
         units = one.pushes.argsort(descending=True, stable=True)[:UNITS].tolist()[::-1]
-        chart.barh([f":{unit}" for unit in units], one.pushes[units].tolist(), color=drawing.COLOURS[1])
+        layer = "" if patient.penultimate is None else drawing.shortened(patient.penultimate.key, 14)
+        chart.barh([f"{layer}:{unit}" for unit in units], one.pushes[units].tolist(), color=drawing.COLOURS[1])
         title = f"{patient.classes.short(one.own)} as {patient.classes.short(one.other)}"
         drawing.plain(chart, across="adds to the difference of logits", up="", title=drawing.shortened(title, 34))
     return figure
