@@ -13,13 +13,13 @@ from convscope.settings import setting
 from convscope.studies import drawing
 from convscope.studies.ablation_variants import WHOLE, Variant, titled, variants_to_train
 from convscope.studies.extra import extra
-from convscope.studies.folds import keep_apart
-from convscope.studies.options import TRAINING_HELP, Options, Variants, training_settings
 from convscope.studies.registry import register
-from convscope.studies.repeats import ONCE, SEVERAL, Spread, derived, difference, points, spread
 from convscope.studies.result import Figure, Result, Table, in_words, result
+from convscope.studies.retraining.folds import keep_apart
+from convscope.studies.retraining.options import TRAINING_HELP, Options, Variants, training_settings
+from convscope.studies.retraining.repeats import ONCE, SEVERAL, Spread, derived, difference, points, spread
+from convscope.studies.retraining.runs import Figures, Plan, carried_out
 from convscope.studies.subject import DataSet
-from convscope.studies.trainings import Figures, Plan, carried_out
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawn

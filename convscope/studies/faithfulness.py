@@ -20,16 +20,16 @@ from convscope.models.classifier import Classifier
 from convscope.progress import track
 from convscope.settings import Reals, Words, setting
 from convscope.studies import compared
-from convscope.studies.blind import BLIND, blind_maps, generator_of
 from convscope.studies.boxes import Box, boxes_of
-from convscope.studies.cells import cells
-from convscope.studies.curves import area, counts, curves, ranks
 from convscope.studies.faithfulness_figure import curves_figure, scores_figure
 from convscope.studies.faithfulness_told import Entry, Measured, findings_of, tables_of
-from convscope.studies.pointing import energy_inside, pointed
 from convscope.studies.registry import register
 from convscope.studies.result import Figure, Result, result
-from convscope.studies.sensitivity_n import sensitivity, sizes_of
+from convscope.studies.scores.blind import BLIND, blind_maps, generator_of
+from convscope.studies.scores.cells import cells
+from convscope.studies.scores.curves import area, counts, curves, ranks
+from convscope.studies.scores.pointing import energy_inside, pointed
+from convscope.studies.scores.sensitivity_n import sensitivity, sizes_of
 from convscope.studies.subject import Album
 
 CURVES = ("deletion", "insertion")

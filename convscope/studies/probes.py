@@ -16,12 +16,12 @@ from convscope.progress import track
 from convscope.settings import setting
 from convscope.studies import drawing
 from convscope.studies.extra import extra
-from convscope.studies.folds import Apart, keep_apart
 from convscope.studies.looks import LAYERS_HELP, Layers
 from convscope.studies.probes_features import Layer, features_of, layers_to_probe
 from convscope.studies.registry import register
-from convscope.studies.repeats import ONCE, SEVERAL, Spread, derived, difference, effective, points, spread
 from convscope.studies.result import Figure, Result, Table, result
+from convscope.studies.retraining.folds import Apart, keep_apart
+from convscope.studies.retraining.repeats import ONCE, SEVERAL, Spread, derived, difference, effective, points, spread
 from convscope.studies.subject import DataSet
 
 if TYPE_CHECKING:

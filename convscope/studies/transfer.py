@@ -19,13 +19,13 @@ from convscope.models.run import read_settings
 from convscope.settings import Counts, setting
 from convscope.studies import drawing
 from convscope.studies.extra import extra
-from convscope.studies.folds import Apart, keep_apart
-from convscope.studies.options import TRAINING_HELP, Options, training_settings
 from convscope.studies.registry import register
-from convscope.studies.repeats import ONCE, SEVERAL, Spread, derived, difference, effective, points, spread
 from convscope.studies.result import Figure, Result, Table, result
+from convscope.studies.retraining.folds import Apart, keep_apart
+from convscope.studies.retraining.options import TRAINING_HELP, Options, training_settings
+from convscope.studies.retraining.repeats import ONCE, SEVERAL, Spread, derived, difference, effective, points, spread
+from convscope.studies.retraining.runs import BATCH, Figures, Plan, carried_out, epochs_for
 from convscope.studies.subject import DataSet
-from convscope.studies.trainings import BATCH, Figures, Plan, carried_out, epochs_for
 from convscope.training.config import Model
 from convscope.training.folder import tensors
 from convscope.training.prepare import begin

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from convscope.models.classifier import Classifier
-from convscope.studies import trainings
+from convscope.studies.retraining import runs
 from convscope.studies.subject import DataSet
 from convscope.training import charts
 
@@ -74,12 +74,12 @@ def without_charts() -> Iterator[None]:
 def counted() -> Iterator[list[dict[str, Any]]]:
     """The calls of ``train`` that studies make, with what they are given."""
     calls: list[dict[str, Any]] = []
-    plain = trainings.train
+    plain = runs.train
 
     def train(source: Any, **given: Any) -> Any:
         calls.append(given)
         return plain(source, **given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainings, "train", train)
+        patch.setattr(runs, "train", train)
         yield calls

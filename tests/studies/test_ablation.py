@@ -12,11 +12,12 @@ from convscope.data.split import read_split
 from convscope.errors import UsageError
 from convscope.images.read import read_photo
 from convscope.models.registry import lasting_spec, load_classifier, parse
-from convscope.studies import configure, subject, trainings
+from convscope.studies import configure, subject
 from convscope.studies.ablation_variants import table_3, variants_to_train
 from convscope.studies.making import study_architecture
-from convscope.studies.options import options_of, variants_of
-from convscope.studies.repeats import share_interval
+from convscope.studies.retraining import runs
+from convscope.studies.retraining.options import options_of, variants_of
+from convscope.studies.retraining.repeats import share_interval
 from convscope.training.metrics import wilson
 from tests.studies.sets import NET, counted, data_of, digits_in, without_charts
 
@@ -193,7 +194,7 @@ def test_what_cannot_be_is_said_before_anything_is_trained(place: Path, monkeypa
     def never(*_: object, **__: object) -> None:
         raise AssertionError("too late")
 
-    monkeypatch.setattr(trainings, "train", never)
+    monkeypatch.setattr(runs, "train", never)
     monkeypatch.setattr(subject, "scan", never)
     (place / "loose").mkdir()
     for i, file in enumerate(sorted((place / "photos").rglob("*.png"))):

@@ -17,10 +17,10 @@ from convscope.images.frame import Framing
 from convscope.models.classes import numbered
 from convscope.models.classifier import Classifier
 from convscope.studies import configure
-from convscope.studies.folds import keep_apart
 from convscope.studies.probes import LEARNED, SHUFFLED, mean_recall, probe
 from convscope.studies.probes_features import Layer, features_of, grid, layers_to_probe
-from convscope.studies.repeats import derived
+from convscope.studies.retraining.folds import keep_apart
+from convscope.studies.retraining.repeats import derived
 from tests.studies.sets import data_of, digits_in, pictures_in
 
 

@@ -13,11 +13,12 @@ from convscope.data.split import read_split
 from convscope.errors import Cancelled, UsageError
 from convscope.models.registry import load_classifier
 from convscope.progress import reporting
-from convscope.studies import configure, subject, trainings
-from convscope.studies.repeats import difference, effective, share_interval, spread
+from convscope.studies import configure, subject
 from convscope.studies.result import Result
+from convscope.studies.retraining import runs
+from convscope.studies.retraining.repeats import difference, effective, share_interval, spread
+from convscope.studies.retraining.runs import epochs_for
 from convscope.studies.subject import DataSet
-from convscope.studies.trainings import epochs_for
 from convscope.training.metrics import wilson
 from tests.studies.sets import NET, counted, data_of, digits_in, without_charts
 
@@ -182,7 +183,7 @@ def test_what_cannot_be_is_said_before_anything_is_trained(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("too late")
 
-    monkeypatch.setattr(trainings, "train", never)
+    monkeypatch.setattr(runs, "train", never)
     with pytest.raises(UsageError, match="'number 0' has 13 of its 14 photos to learn from, and 14 are needed"):
         configure("transfer", {**QUICK, "per_class": 14}).run(data)
     monkeypatch.setattr(subject, "scan", never)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from convscope.studies.blind import blind_maps, centre, edges, generator_of
-from convscope.studies.pointing import energy_inside, inside, pointed
+from convscope.studies.scores.blind import blind_maps, centre, edges, generator_of
+from convscope.studies.scores.pointing import energy_inside, inside, pointed
 from tests.nets import photos
 
 

@@ -11,9 +11,9 @@ from convscope.errors import Cancelled, UsageError
 from convscope.instrument.target import Target
 from convscope.models.classifier import Classifier
 from convscope.progress import reporting
-from convscope.studies.blind import generator_of
-from convscope.studies.cells import cells
-from convscope.studies.curves import area, counts, curves, ranks
+from convscope.studies.scores.blind import generator_of
+from convscope.studies.scores.cells import cells
+from convscope.studies.scores.curves import area, counts, curves, ranks
 from tests.nets import Smooth, classifier_of, photos
 
 BUDGET = {"budget": 500.0, "label": "curves"}

@@ -11,11 +11,11 @@ from convscope.errors import UsageError
 from convscope.instrument.target import Target
 from convscope.methods import configure
 from convscope.models.classifier import Classifier
-from convscope.studies.blind import generator_of
-from convscope.studies.cells import cells
-from convscope.studies.sensitivity_n import correlation, sensitivity, sizes_of
+from convscope.studies.scores.blind import generator_of
+from convscope.studies.scores.cells import cells
+from convscope.studies.scores.sensitivity_n import correlation, sensitivity, sizes_of
 from tests.nets import Smooth, classifier_of, photos
-from tests.studies.test_curves import linear
+from tests.studies.scores.test_curves import linear
 
 HOW = {"budget": 500.0, "label": "subsets"}
 

@@ -15,7 +15,7 @@ from convscope.errors import UsageError
 from convscope.instrument.perturb import variant_scores
 from convscope.instrument.target import Target
 from convscope.models.classifier import Classifier
-from convscope.studies.cells import sums_in
+from convscope.studies.scores.cells import sums_in
 from convscope.types import OneImage
 
 FLAT = 1e-9  # of the largest: a spread below it is rounding

@@ -14,7 +14,7 @@ from torch import Tensor
 from convscope.instrument.perturb import variant_scores
 from convscope.instrument.target import Target
 from convscope.models.classifier import Classifier, probabilities
-from convscope.studies.cells import sums_in
+from convscope.studies.scores.cells import sums_in
 from convscope.types import OneImage
 
 

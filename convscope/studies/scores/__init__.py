@@ -1,0 +1,1 @@
+"""What faithfulness measures: one score a file, and the maps that are blind to the network."""
