@@ -132,7 +132,7 @@ METAVARS = {
 }
 HOW = "cpu, cuda, cuda:1 or mps; by default a GPU where there is one."
 WHERE = "Where the result goes; by default studies/NAME."
-Seed = Annotated[int, typer.Option(metavar="N", help="Of everything that is drawn at random.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Of everything that is drawn at random.")]
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", metavar="DIR", help=WHERE, show_default=False),

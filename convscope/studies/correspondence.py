@@ -121,7 +121,7 @@ class Correspondence:
 
         own, drawn = distances(boxes), [distances(some) for some in controls]
         return [
-            Compared(name, part, rows, apart, np.mean([one[name][0] for one in drawn], axis=0), zeros)
+            Compared(name, part, rows, apart, _mean([one[name][0] for one in drawn]), zeros)
             for name, (apart, zeros) in own.items()
         ]
 
@@ -139,6 +139,14 @@ def _on_zeros(found: list[Compared], how: str) -> list[str]:
     ]
 
 
+def _mean(several: list[np.ndarray]) -> np.ndarray:
+    """Of each pair over the draws that can be compared; NaN where none can."""
+    values = np.stack(several)
+    known = np.isfinite(values)
+    found: np.ndarray = np.where(known, values, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
+    return found
+
+
 def _hidden(images: Images, boxes: list[Box], fill: str) -> Images:
     found, filled = images.clone(), fill_like(images, fill)
     for image, paint, (top, left, bottom, right) in zip(found, filled, boxes, strict=True):
@@ -149,7 +157,7 @@ def _hidden(images: Images, boxes: list[Box], fill: str) -> Images:
 def _signs_apart(clean: Tensor, hidden: Tensor, skip: bool) -> tuple[np.ndarray, float]:
     """Of "b numbers" before and after: the distances of the changes' signs "b b", and the share of changes of zero."""
     change = clean - hidden
-    change[change.abs() <= ROUNDING * torch.finfo(clean.dtype).eps * clean.abs().max()] = 0
+    change[change.abs() <= ROUNDING * torch.finfo(clean.dtype).eps * clean.abs().amax(1, keepdim=True)] = 0
     up, down, none = ((change > 0).double(), (change < 0).double(), (change == 0).double())
     differ = up @ down.T + down @ up.T
     both = (1 - none) @ (1 - none).T
@@ -243,6 +251,8 @@ def _findings(found: list[Compared], seed: int) -> list[str]:
 
 def _verdict(one: Compared, seed: int) -> str:
     apart = estimate_pairs(one.distances - one.at_random, seed)
+    if not np.isfinite(apart.mean):
+        return "nothing changes in both photos of any pair, so there is nothing to compare"
     if apart.low is None or apart.high is None:
         return "too few photos to say"
     if apart.high < 0:

@@ -46,18 +46,19 @@ def estimate(values: Sequence[float] | np.ndarray, seed: int = 0) -> Estimate:
 def estimate_pairs(distances: np.ndarray, seed: int = 0) -> Estimate:
     """The mean of "photos photos" distances over all pairs of different photos, and its interval.
 
-    Pairs that share a photo are not independent, so photos are drawn, not pairs; a photo that was drawn twice makes no
-    pair with itself. Of fewer than four photos there is no interval.
+    Pairs without a distance (NaN) are left out. Pairs that share a photo are not independent, so photos are drawn, not
+    pairs; a photo that was drawn twice makes no pair with itself. Of fewer than four photos there is no interval.
     """
     count = len(distances)
-    apart = np.where(np.eye(count, dtype=bool), 0.0, np.asarray(distances, np.float64))
-    if count < 2:
+    values = np.asarray(distances, np.float64)
+    known = np.isfinite(values) & ~np.eye(count, dtype=bool)
+    if not known.any():
         return Estimate(math.nan, None, None, count)
-    mean = float(apart.sum() / (count * (count - 1)))
+    apart, weight = np.where(known, values, 0.0), known.astype(np.float64)
+    mean = float(apart.sum() / weight.sum())
     if count < 4:
         return Estimate(mean, None, None, count)
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES).astype(np.float64)
-    pairs = drawn.sum(1) ** 2 - (drawn**2).sum(1)
-    sums = np.einsum("ri,ij,rj->r", drawn, apart, drawn)
+    sums, pairs = (np.einsum("ri,ij,rj->r", drawn, matrix, drawn) for matrix in (apart, weight))
     low, high = np.quantile(sums[pairs > 0] / pairs[pairs > 0], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(mean, float(low), float(high), count)

@@ -34,7 +34,13 @@ def study(
     if name not in STUDIES:
         raise unknown("study", name, STUDIES)
     if STUDIES[name].traits.of == "photos":
-        return _of_photos(classifier, configure(name, settings), subject, seed, **choice)
+        study = configure(name, settings)
+        if place["out"] is not None:
+            check_free(Path(place["out"]), name)
+        found = _of_photos(classifier, study, subject, seed, **choice)
+        if place["out"] is not None:
+            found.save(place["out"])
+        return found
     if STUDIES[name].traits.of == "architecture":
         raise UsageError(f"{name} trains networks from nothing: convscope study {name} DATA --model MODEL")
     if not isinstance(subject, (str, Path)):
@@ -72,6 +78,7 @@ def _of_photos(
     sample: int | None,
     background: str,
 ) -> Result:
+    check_seed(seed)
     chosen, total = _drawn(photos, sample, seed)  # before any is read
     images, seen = canvases(chosen, classifier.framing, classifier.channels, background)
     remarks = [f"{len(images)} of {total:,} photos, drawn at random (seed {seed})"] if len(images) < total else []
@@ -97,6 +104,11 @@ def _data(
     return DataSet(str(source), folder, model, classifier, options or {}, machine)
 
 
+def check_seed(seed: int) -> None:
+    if seed < 0:
+        raise UsageError(f"a seed is 0 or more, got {seed}")
+
+
 def check_free(folder: Path, name: str) -> None:
     """Refuse a folder that holds the result of another study: the two would lie there mixed."""
     try:
@@ -108,6 +120,7 @@ def check_free(folder: Path, name: str) -> None:
 
 
 def _of_data(study: Any, data: DataSet, seed: int) -> Result:
+    check_seed(seed)
     check_free(data.folder, study.name)
     found: Result = study.run(data, seed)
     found.save(data.folder)

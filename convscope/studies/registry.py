@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, dataclass_transform
 
-from convscope.errors import unknown
+from convscope.errors import UsageError, unknown
 from convscope.settings import setting, settled
 
 if TYPE_CHECKING:
@@ -69,4 +70,9 @@ def configure(name: str, settings: Mapping[str, Any] | None = None) -> Any:
     """A study by name with settings, which may come as text from a command line."""
     if name not in STUDIES:
         raise unknown("study", name, STUDIES)
-    return settled(STUDIES[name], name, settings or {}, f"`convscope study {name} --help` explains them")
+    found = settled(STUDIES[name], name, settings or {}, f"`convscope study {name} --help` explains them")
+    for key, value in vars(found).items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(one, float) and not isfinite(one) for one in numbers):
+            raise UsageError(f"{name}: {key} is {value}, a finite number is needed")
+    return found

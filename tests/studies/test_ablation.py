@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -216,3 +217,19 @@ def test_what_cannot_be_is_said_before_anything_is_trained(place: Path, monkeypa
     with pytest.raises(UsageError, match="name the architecture"):
         study_architecture("ablation", "photos", "run:some", out="out", **WIDE)
     assert not (place / "out").exists()
+
+
+def test_other_code_under_the_same_name_is_another_training(tmp_path):
+    file = tmp_path / "own.py"
+    data = data_of("digits", tmp_path / "out")
+    places = []
+    for width in (4, 8, 4):
+        file.write_text(
+            f"from torch import nn\n\n\ndef Net(num_classes=10):\n    return nn.Linear({width}, num_classes)\n"
+        )
+        for model in (f"{file}:Net", f"without:0:{file}:Net"):
+            plan = runs.Plan("whole", {"model": model}, np.zeros(3, np.int8))
+            places.append(runs.place_of(data, plan, "photos"))
+    assert places[0] == places[4] != places[2]
+    assert places[1] == places[5] != places[3]
+    assert len(set(places)) == 4

@@ -129,6 +129,31 @@ def test_random_boxes_lie_on_no_part_where_there_is_room(tmp_path, monkeypatch):
     assert "60 random boxes lie on a named part: there was no room beside them" in found.notes
 
 
+def test_a_pair_is_as_far_apart_whatever_photos_are_beside_it():
+    clean = torch.rand(3, 50)
+    hidden = clean - 1e-4 * torch.randn(3, 50)
+    alone, _ = _signs_apart(clean[:2], hidden[:2], False)
+    clean[2] *= 1e6
+    beside, _ = _signs_apart(clean, hidden, False)
+    np.testing.assert_array_equal(alone, beside[:2, :2])
+    assert alone[0, 1] > 0.2
+
+
+def test_a_part_that_is_grey_already_compares_with_nothing(tmp_path):
+    images = torch.rand(5, 3, 12, 12, dtype=torch.float64)
+    images[2, :, :4, :4] = 0.5
+    names = list("abcde")
+    file = parts(tmp_path, {name: {"eye": [0, 0, 4, 4]} for name in names})
+    study = configure("correspondence", {"parts": file, "layers": "pixels", "zeros": "skip"})
+    found = study.run(album(images, names))
+    rows = found.table("pairs").records()
+    told = [row["distance"] for row in rows if "c" not in (row["photo"], row["other"])]
+    assert [row["distance"] for row in rows if "c" in (row["photo"], row["other"])] == [None] * 4
+    assert found.table().records()[0]["distance"] == pytest.approx(np.mean(told))
+    images[:, :, :4, :4] = 0.5
+    assert "there is nothing to compare" in study.run(album(images, names)).findings[0]
+
+
 def test_the_seed_draws_the_boxes(tmp_path):
     file = parts(tmp_path, {name: {"eye": [0, 0, 3, 3]} for name in ("a", "b")})
     study = configure("correspondence", {"parts": file, "layers": "pixels"})

@@ -56,6 +56,14 @@ def test_pairs_by_brute_force():
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
 
 
+def test_pairs_without_a_distance_are_left_out():
+    distances = np.array([[0, 0.2, np.nan, 0.4], [0.2, 0, 0.6, 0.8], [np.nan, 0.6, 0, 1], [0.4, 0.8, 1, 0]])
+    found = estimate_pairs(distances)
+    assert found.mean == pytest.approx(np.mean([0.2, 0.4, 0.6, 0.8, 1]))
+    assert found.low < found.mean < found.high
+    assert math.isnan(estimate_pairs(np.full((4, 4), np.nan)).mean)
+
+
 def test_pairs_of_few():
     assert estimate_pairs(np.array([[0.0, 0.25], [0.25, 0.0]])) == (0.25, None, None, 2)
     assert math.isnan(estimate_pairs(np.zeros((1, 1))).mean)

@@ -128,6 +128,8 @@ def test_one_photo_has_no_relative_distance():
         ({"layers": "pixels:3"}, "name the layer alone"),
         ({"layers": "pixel"}, "unknown layer 'pixel'; nearest: pixels"),
         ({"layers": ""}, "no layer is named"),
+        ({"scale": "nan"}, "scale is nan, a finite number is needed"),
+        ({"turn": "inf"}, "turn is inf, a finite number is needed"),
         ({"fill": "pink"}, "fill is 'pink', not one of"),
     ],
 )

@@ -107,3 +107,12 @@ def test_photos_are_drawn_by_the_seed_before_they_are_read(tmp_path):
 def test_a_box_on_the_photo_comes_to_the_canvas(photo, canvas, box, wanted):
     placement = Framing(canvas, canvas[0]).place(*photo)
     assert placement.on_canvas(box) == wanted
+
+
+def test_a_study_of_photos_is_written_where_it_is_asked(tmp_path):
+    scope = Scope(model(), progress=False)
+    settings = {"layers": "pixels", "transforms": "shift", "steps": 3}
+    found = scope.study("invariance", torch.rand(2, 3, 8, 8), out=tmp_path / "out", **settings)
+    assert (tmp_path / "out" / "summary.csv").read_text() == found.table("summary").csv()
+    with pytest.raises(UsageError, match="a seed is 0 or more, got -1"):
+        scope.study("invariance", torch.rand(2, 3, 8, 8), seed=-1, **settings)

@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from convscope.data.split import Assignment, write_split
 from convscope.errors import Cancelled
 from convscope.images.slug import slug
 from convscope.models.device import best_device
-from convscope.models.registry import load_classifier
+from convscope.models.registry import WITHOUT, load_classifier, parse, parse_without
 from convscope.progress import track, unheard
 from convscope.studies.subject import DataSet
 from convscope.training.api import train
@@ -78,8 +79,22 @@ def place_of(data: DataSet, plan: Plan, photos: str) -> Path:
     settings = dict(plan.settings)
     if settings.get("weights"):
         settings["weights"] = Path(settings["weights"]).name  # which has a key of its own
-    key = key_of(sorted(settings.items()), plan.of.tobytes(), photos)
+    key = key_of(sorted(settings.items()), _code_of(str(settings.get("model", ""))), plan.of.tobytes(), photos)
     return data.folder / PLACE / f"{slug(plan.name)}-{key[:10]}"
+
+
+def _code_of(spec: str) -> bytes:
+    """What a specifier that names code stands for now: a run of other code is another run."""
+    if not spec:
+        return b""
+    prefix, name, _ = parse(spec)
+    if prefix == WITHOUT:
+        return _code_of(parse_without(spec)[1])
+    file = name.rpartition(":")[0]
+    if prefix == "module":
+        found = find_spec(file)
+        file = "" if found is None or found.origin is None else found.origin
+    return Path(file).expanduser().read_bytes() if prefix in ("file", "module") and file else b""
 
 
 def epochs_for(steps: int, photos: int, batch: int) -> int:
