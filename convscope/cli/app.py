@@ -18,6 +18,7 @@ from convscope.cli import (
     atlas,
     atlas_diff,
     check,
+    diagnose,
     evaluate,
     explain,
     export,
@@ -122,7 +123,7 @@ for command in (
     models.models,
 ):
     app.command()(grouped(command))
-app.command()(study.diagnose)
+app.command()(diagnose.diagnose)
 several = typer.Typer(cls=study.Studies, context_settings={"help_option_names": ["-h", "--help"]})
 several.callback(invoke_without_command=True)(study.studies)
 app.add_typer(several, name="study")

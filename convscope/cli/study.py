@@ -1,4 +1,4 @@
-"""``convscope study``: one experiment a command, and ``convscope diagnose``, each made of its study's settings."""
+"""``convscope study``: one experiment a command, made of the study's settings; so is ``convscope diagnose``."""
 
 from __future__ import annotations
 
@@ -46,11 +46,6 @@ def studies(context: typer.Context) -> None:
     """Controlled experiments, each with its table, its figure and what it means: convscope study NAME --help."""
     if context.invoked_subcommand is None:
         say(context.get_help())
-
-
-def diagnose() -> None:
-    """What is wrong with a network, and what to change."""
-    # Stands in the list of commands; what is called is made of its study's settings: see app.Commands.
 
 
 def command_of(name: str) -> Command:
