@@ -29,7 +29,8 @@ class Estimate(NamedTuple):
 def estimate(values: Sequence[float] | np.ndarray, seed: int = 0) -> Estimate:
     """The mean of one value a photo, and its interval: photos are drawn with replacement, 2,000 times.
 
-    What is not finite is left out, as a score that a photo does not have. Of fewer than three there is no interval.
+    What is not finite is left out, as a score that a photo does not have. Of fewer than three there is no interval; of
+    few it is too narrow: of five normal values it holds the mean in 84 of 100 cases, of ten in 90.
     """
     found = np.asarray(values, np.float64)
     found = found[np.isfinite(found)]
