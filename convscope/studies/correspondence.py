@@ -26,6 +26,7 @@ from convscope.studies.subject import Album
 from convscope.types import Images
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawn
 
 ROUNDING = 64  # times the precision of a layer's largest number: less of a change is none
@@ -298,9 +299,9 @@ def _drawn(album: Album, parts: Mapping[str, Mapping[int, Box]], found: list[Com
     return figure
 
 
-def _bar(axes: object, at: float, value: Estimate, colour: str, *, filled: bool) -> None:
+def _bar(axes: Axes, at: float, value: Estimate, colour: str, *, filled: bool) -> None:
     paint = colour if filled else "white"
-    axes.errorbar(  # type: ignore[attr-defined]
+    axes.errorbar(
         value.mean,
         at,
         xerr=None if value.low is None or value.high is None else [[value.mean - value.low], [value.high - value.mean]],
