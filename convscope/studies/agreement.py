@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +37,15 @@ class Pair:
     other: str
     ranks: np.ndarray
     overlaps: np.ndarray
+    seed: int
 
-    @property
+    @cached_property
     def rank(self) -> Estimate:
-        return estimate(self.ranks)
+        return estimate(self.ranks, self.seed)
 
-    @property
+    @cached_property
     def overlap(self) -> Estimate:
-        return estimate(self.overlaps)
+        return estimate(self.overlaps, self.seed)
 
 
 @register("agreement", of="photos", paper="Krishna et al. 2022, section 3 (arXiv 2202.01602)")
@@ -81,7 +83,7 @@ class Agreement:
         if len(maps) < 2:
             raise UsageError(f"agreement compares methods, and there is one alone: {'; '.join(left_out)}")
         cells = {name: _cells(found, self.grid) for name, found in maps.items()}
-        pairs = _pairs(cells, self.top)
+        pairs = _pairs(cells, self.top, seed)
         order = alike_first(list(maps), pairs)
         matrix = {measure: _matrix(order, pairs, measure) for measure in ("rank", "overlap")}
         share = f"{self.top:.0%}"
@@ -113,7 +115,7 @@ def _cells(maps: Tensor, grid: int | None) -> np.ndarray:
     return found
 
 
-def _pairs(cells: dict[str, np.ndarray], top: float) -> list[Pair]:
+def _pairs(cells: dict[str, np.ndarray], top: float, seed: int) -> list[Pair]:
     ranks = {name: [standard_ranks(map) for map in found] for name, found in cells.items()}
     strongest = {name: [strongest_part(map, top) for map in found] for name, found in cells.items()}
     return [
@@ -122,6 +124,7 @@ def _pairs(cells: dict[str, np.ndarray], top: float) -> list[Pair]:
             other,
             np.array([rank_correlation(a, b) for a, b in zip(ranks[one], ranks[other], strict=True)]),
             np.array([_overlap(a, b) for a, b in zip(strongest[one], strongest[other], strict=True)]),
+            seed,
         )
         for one, other in combinations(cells, 2)
     ]

@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import Any
 
 
-def extra(module: str) -> Any:
-    """A module of scikit-learn or scipy, which comes with it; one line where it is not installed."""
+def extra(module: str, package: str = "scikit-learn", study: str = "this study") -> Any:
+    """A module of a package, or of what comes with it as scipy does; one line where that is not installed."""
     from convscope.errors import UsageError
 
     try:
         return import_module(module)
     except ImportError:
-        raise UsageError("this study needs scikit-learn: pip install 'convscope[studies]'") from None
+        raise UsageError(f"{study} needs {package}: pip install 'convscope[studies]'") from None

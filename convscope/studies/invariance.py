@@ -15,6 +15,7 @@ from torchvision.transforms.v2.functional import affine
 
 from convscope.errors import UsageError, unknown
 from convscope.instrument.address import Address
+from convscope.instrument.fill import FILLS, fill_like
 from convscope.models.classifier import probabilities
 from convscope.progress import track
 from convscope.settings import Words, setting
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 UNITS = {"shift": "pixels down", "across": "pixels to the right", "scale": "times", "rotation": "degrees"}
 NEUTRAL = {"shift": 0.0, "across": 0.0, "scale": 1.0, "rotation": 0.0}
-LEVELS = {"black": 0.0, "grey": 0.5, "white": 1.0, "mean": None}
+PLAIN = tuple(fill for fill in FILLS if fill != "blur")  # of one colour
 LEAST = 0.005  # of a probability, to be worth a word
 OWN_LINES = 8  # photos up to which each has its line
 SHOWN = 4  # versions of the photo that the figure shows, two by two
@@ -87,7 +88,7 @@ class Invariance:
     scale: float = setting(default=1.8, help="the largest scale; below 1 the smallest")
     turn: float = setting(default=350.0, help="the largest rotation in degrees, anticlockwise")
     steps: int = setting(default=21, help="degrees of each transform")
-    fill: str = setting(default="grey", help="what comes in at the borders", choices=tuple(LEVELS))
+    fill: str = setting(default="grey", help="what comes in at the borders", choices=PLAIN)
 
     def run(self, album: Album, seed: int = 0) -> Result:
         plans = self._plans(*album.images.shape[-2:])
@@ -150,8 +151,7 @@ class Invariance:
 
 def versions(image: OneImage, kind: str, amounts: Sequence[float], fill: str) -> Images:
     """A photo moved by each amount: pixels down or to the right, times as large, or degrees anticlockwise."""
-    level = LEVELS[fill]
-    paper = image[0].mean((1, 2)).tolist() if level is None else [level] * image.shape[1]
+    paper = fill_like(image, fill)[0, :, 0, 0].tolist()
     found = []
     for amount in amounts:
         how: dict[str, Any] = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from convscope.errors import UsageError
+from convscope.studies.extra import extra
 
 WINDOW = 11  # of SSIM's Gaussian, in pixels
 BRIGHTEST = 99  # per cent: what a picture's scale ends at, so that a single pixel does not set it
@@ -61,11 +61,8 @@ def stretched(map: np.ndarray) -> np.ndarray | None:
 
 def needs_scikit_image(what: str) -> None:
     """Say so, where it is not there."""
-    try:
-        import skimage.feature
-        import skimage.metrics  # noqa: F401
-    except ImportError:
-        raise UsageError(f"{what} needs scikit-image: pip install 'convscope[studies]'") from None
+    for module in ("skimage.feature", "skimage.metrics"):
+        extra(module, "scikit-image", what)
 
 
 def ssim(one: np.ndarray | None, other: np.ndarray | None) -> float:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.functional.regression import spearman_corrcoef
 
 from convscope.atlas.projections import beginning
 from convscope.errors import UsageError
@@ -29,6 +28,7 @@ from convscope.models.classifier import probabilities
 from convscope.progress import track
 from convscope.settings import setting
 from convscope.studies import drawing
+from convscope.studies.likeness import rank_correlation, standard_ranks
 from convscope.studies.looks import outputs_of
 from convscope.studies.registry import register
 from convscope.studies.result import Figure, Result, Table, result
@@ -173,8 +173,7 @@ def _summary(album: Album, seen: list[_Seen], windows: list[Window]) -> Table:
     rows = []
     for i, (name, one) in enumerate(zip(album.names, seen, strict=True)):
         worst, least = windows[int(one.probability.argmin())], windows[int(one.activation.argmin())]
-        flat = [torch.from_numpy(values.ravel()) for values in (one.activation, one.probability)]
-        agree = float(spearman_corrcoef(*flat)) if all(len(values.unique()) > 1 for values in flat) else None
+        agree = rank_correlation(*(standard_ranks(values) for values in (one.activation, one.probability)))
         rows.append(
             (
                 *(name, album.classes.short(album.labels[i]), one.sure, float(one.probability.min()), *worst),
