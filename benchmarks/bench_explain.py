@@ -6,32 +6,17 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from statistics import median
 
+from _command import command
 from _table import Table, options
 
 MODEL, METHODS = "convscope:efficientnet_lite0", "grad-cam,guided,deconvnet,occlusion"
 EXPLAIN, IMPORT = 60.0, 0.3  # seconds
 CLOCK = "process_time" if os.environ.get("OMP_NUM_THREADS") == "1" else "perf_counter"
 SLOWEST = 5
-
-
-def command(arguments: Sequence[str]) -> tuple[float, float, float]:
-    """Seconds of wall time, seconds of processor time and peak MiB of a convscope command in a process of its own."""
-    start = time.perf_counter()
-    child = subprocess.Popen(
-        [sys.executable, "-m", "convscope", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    said = child.stderr.read() if child.stderr else ""
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode != 0:
-        sys.exit(f"convscope {' '.join(arguments)} ended with {child.returncode}:\n{said}")
-    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def explain(table: Table, allocator: str, repeats: int) -> None:

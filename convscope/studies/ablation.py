@@ -12,13 +12,12 @@ from convscope.errors import UsageError
 from convscope.settings import setting
 from convscope.studies import drawing
 from convscope.studies.ablation_variants import WHOLE, Variant, titled, variants_to_train
-from convscope.studies.extra import extra
 from convscope.studies.registry import register
 from convscope.studies.result import Figure, Result, Table, in_words, result
 from convscope.studies.retraining.folds import keep_apart
 from convscope.studies.retraining.options import TRAINING_HELP, Options, Variants, training_settings
-from convscope.studies.retraining.repeats import ONCE, SEVERAL, Spread, derived, difference, points, spread
-from convscope.studies.retraining.runs import Figures, Plan, carried_out
+from convscope.studies.retraining.repeats import ONCE, SEVERAL, Spread, derived, gain, points, spread
+from convscope.studies.retraining.runs import Figures, Plan, carried_out, told_right
 from convscope.studies.subject import DataSet
 
 if TYPE_CHECKING:
@@ -67,7 +66,6 @@ class Ablation:
         if min(least) < 1 or (self.lr is not None and self.lr <= 0):
             raise UsageError("repeats, epochs, size, per_class and test are at least 1, and lr is more than 0")
         more: dict[str, Any] = training_settings(self.training, OWN)
-        extra("scipy.special")
         spec, classes = str(data.model["spec"]), data.listing.classes
         variants = variants_to_train(spec, self.base or {}, self.variants, self.size, classes)
         found = data.catalog
@@ -115,6 +113,9 @@ class _Seen:
     def error(self, name: str) -> Spread:
         return spread(self.errors(name), self.found[name, 0].photos)
 
+    def right(self, name: str) -> np.ndarray:
+        return told_right([self.found[name, repeat] for repeat in range(self.repeats)])
+
     def train_error(self, name: str) -> float:
         return float(np.mean([1 - (self.found[name, r].train_accuracy or 0.0) for r in range(self.repeats)]))
 
@@ -123,9 +124,8 @@ class _Seen:
         return 1 - float(np.mean(found)) if found else None
 
     def change(self, name: str) -> Spread:
-        """In error against the whole network, paired over the repetitions."""
-        pairs = zip(self.errors(name), self.errors(WHOLE), strict=True)
-        return difference([own - whole for own, whole in pairs])
+        """In error against the whole network, paired over photos and repetitions."""
+        return gain(self.right(WHOLE), self.right(name))
 
 
 def _summary(seen: _Seen) -> Table:
@@ -138,7 +138,7 @@ def _summary(seen: _Seen) -> Table:
         "high": "to",
         "top-5 error": "share of them whose class is not among the five most probable; none of five classes or fewer",
         "change": "of the error against the whole network",
-        "change low": "95 % interval, over the repetitions",
+        "change low": "95 % interval",
         "change high": "to",
     }
     rows = [
@@ -179,13 +179,18 @@ def _findings(seen: _Seen) -> list[str]:
             f"{name}: {variant.parameters:,} parameters, error {error}, train {seen.train_error(name):.1%}; "
             f"{points(seen.change(name))} against the whole"
         )
-    apart = [v.name for v in seen.variants[1:] if seen.error(v.name).low > whole.high]
-    if apart:
-        told.append(f"the intervals of {', '.join(apart)} lie above the whole network's: what is left out was needed")
-    if better := [v.name for v in seen.variants[1:] if seen.error(v.name).high < whole.low]:
-        told.append(f"the intervals of {', '.join(better)} lie below the whole network's: they do better")
-    if not apart and not better and len(seen.variants) > 1:
-        told.append("no variant's interval lies apart from the whole network's")
+    changes = {variant.name: seen.change(variant.name) for variant in seen.variants[1:]}
+    worse = [name for name, change in changes.items() if change.low > 0]
+    better = [name for name, change in changes.items() if change.high < 0]
+    once = seen.repeats == 1
+    if worse:
+        what = "so does it look, from one training each; repeats tell" if once else "what they change was needed"
+        told.append(f"worse than the whole network: {', '.join(worse)}; {what}")
+    if better:
+        what = ", from one training each; repeats tell" if once else ""
+        told.append(f"better than the whole network: {', '.join(better)}{what}")
+    if changes and not worse and not better:
+        told.append("no variant does otherwise than the whole network, as far as can be told")
     return told
 
 

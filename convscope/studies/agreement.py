@@ -37,15 +37,14 @@ class Pair:
     other: str
     ranks: np.ndarray
     overlaps: np.ndarray
-    seed: int
 
     @cached_property
     def rank(self) -> Estimate:
-        return estimate(self.ranks, self.seed)
+        return estimate(self.ranks, (-1, 1))
 
     @cached_property
     def overlap(self) -> Estimate:
-        return estimate(self.overlaps, self.seed)
+        return estimate(self.overlaps, (0, 1))
 
 
 @register("agreement", of="photos", paper="Krishna et al. 2022, section 3 (arXiv 2202.01602)")
@@ -83,7 +82,7 @@ class Agreement:
         if len(maps) < 2:
             raise UsageError(f"agreement compares methods, and there is one alone: {'; '.join(left_out)}")
         cells = {name: _cells(found, self.grid) for name, found in maps.items()}
-        pairs = _pairs(cells, self.top, seed)
+        pairs = _pairs(cells, self.top)
         order = alike_first(list(maps), pairs)
         matrix = {measure: _matrix(order, pairs, measure) for measure in ("rank", "overlap")}
         share = f"{self.top:.0%}"
@@ -115,7 +114,7 @@ def _cells(maps: Tensor, grid: int | None) -> np.ndarray:
     return found
 
 
-def _pairs(cells: dict[str, np.ndarray], top: float, seed: int) -> list[Pair]:
+def _pairs(cells: dict[str, np.ndarray], top: float) -> list[Pair]:
     ranks = {name: [standard_ranks(map) for map in found] for name, found in cells.items()}
     strongest = {name: [strongest_part(map, top) for map in found] for name, found in cells.items()}
     return [
@@ -124,7 +123,6 @@ def _pairs(cells: dict[str, np.ndarray], top: float, seed: int) -> list[Pair]:
             other,
             np.array([rank_correlation(a, b) for a, b in zip(ranks[one], ranks[other], strict=True)]),
             np.array([_overlap(a, b) for a, b in zip(strongest[one], strongest[other], strict=True)]),
-            seed,
         )
         for one, other in combinations(cells, 2)
     ]

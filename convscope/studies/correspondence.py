@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from convscope.progress import track
 from convscope.settings import setting
 from convscope.studies import drawing
 from convscope.studies.boxes import Box, parts_of
-from convscope.studies.interval import Estimate, estimate_pairs
+from convscope.studies.interval import FEWEST, Estimate, estimate_pairs
 from convscope.studies.looks import LAYERS_HELP, Layers, layers_meant, outputs_of
 from convscope.studies.registry import register
 from convscope.studies.result import Cell, Figure, Result, Table, result
@@ -44,6 +45,19 @@ class Compared:
     distances: np.ndarray
     at_random: np.ndarray
     zeros: float
+
+    @cached_property
+    def own(self) -> Estimate:
+        return estimate_pairs(self.distances, (0, 1))
+
+    @cached_property
+    def control(self) -> Estimate:
+        return estimate_pairs(self.at_random, (0, 1))
+
+    @cached_property
+    def apart(self) -> Estimate:
+        """The part's less the random boxes'."""
+        return estimate_pairs(self.distances - self.at_random, (-1, 1))
 
 
 @register("correspondence", of="photos", paper="Zeiler & Fergus 2013, section 4.3, figure 8 and table 1", fewest=2)
@@ -87,22 +101,25 @@ class Correspondence:
         if not enough:
             raise UsageError(f"{self.parts}: no part is seen in two of the photos, so there is nothing to compare")
         layers = layers_meant(album.classifier, self.layers, album.images)
-        generator = np.random.default_rng(seed)
         found: list[Compared] = []
         crowded = 0
         for name, own in track(list(enough.items()), "parts"):
             rows = list(own)
-            places = [_elsewhere(own[row], _taken(parts, row), album, self.draws, generator) for row in rows]
+            places = []
+            for row in rows:
+                # A part's places in a photo are the same whatever else is compared.
+                generator = np.random.default_rng([seed, *f"{album.names[row]}/{name}".encode()])
+                places.append(_elsewhere(own[row], _taken(parts, row), album, self.draws, generator))
             crowded += sum(full for _, full in places)
             controls = [[boxes[draw] for boxes, _ in places] for draw in range(self.draws)]
             found += self._compared(album, layers, name, rows, [own[row] for row in rows], controls)
         if crowded:
             notes.append(f"{crowded} random boxes lie on a named part: there was no room beside them")
         notes += _on_zeros(found, self.zeros)
-        tables = [_table(found, seed), _pairs(album, found)]
-        figures = [Figure("correspondence", _caption(), lambda: _drawn(album, parts, found, seed))]
+        tables = [_table(found), _pairs(album, found)]
+        figures = [Figure("correspondence", _caption(), lambda: _drawn(album, parts, found))]
         title = f"Does {album.classifier.name} know the parts?"
-        return result(self, title, seed, album, tables, figures, _findings(found, seed), notes)
+        return result(self, title, seed, album, tables, figures, _findings(found), notes)
 
     def _compared(
         self,
@@ -197,7 +214,7 @@ def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _table(found: list[Compared], seed: int) -> Table:
+def _table(found: list[Compared]) -> Table:
     interval = ("lower end of its 95 % interval", "upper end")
     columns = {
         "layer": "whose features are compared",
@@ -216,9 +233,7 @@ def _table(found: list[Compared], seed: int) -> Table:
     }
     rows: list[tuple[Cell, ...]] = []
     for one in found:
-        cells: list[Cell] = []
-        for values in (one.distances, one.at_random, one.distances - one.at_random):
-            cells += estimate_pairs(values, seed)[:3]
+        cells = [cell for found in (one.own, one.control, one.apart) for cell in found[:3]]
         rows.append((one.layer, one.part, len(one.photos), *cells, one.zeros))
     return Table("parts", "How alike the same part is in different photos", columns, rows)
 
@@ -242,23 +257,19 @@ def _pairs(album: Album, found: list[Compared]) -> Table:
     return Table("pairs", "Every pair of photos", columns, rows)
 
 
-def _findings(found: list[Compared], seed: int) -> list[str]:
-    told = []
-    for one in found:
-        own, control = estimate_pairs(one.distances, seed), estimate_pairs(one.at_random, seed)
-        told.append(f"{one.layer}, {one.part}: {own} beside {control} for random boxes: {_verdict(one, seed)}")
-    return told
+def _findings(found: list[Compared]) -> list[str]:
+    return [
+        f"{one.layer}, {one.part}: {one.own} beside {one.control} for random boxes: {_verdict(one.apart)}"
+        for one in found
+    ]
 
 
-def _verdict(one: Compared, seed: int) -> str:
-    apart = estimate_pairs(one.distances - one.at_random, seed)
-    if not np.isfinite(apart.mean):
+def _verdict(apart: Estimate) -> str:
+    if not apart.photos:
         return "nothing changes in both photos of any pair, so there is nothing to compare"
-    if apart.low is None or apart.high is None:
-        return "too few photos to say"
-    if apart.high < 0:
-        return "known as the same part"
-    return "less alike than random boxes" if apart.low > 0 else "no more alike than random boxes"
+    if (side := apart.side()) is None:
+        return f"too few photos to say (at least {FEWEST})"
+    return ("known as the same part", "no more alike than random boxes", "less alike than random boxes")[1 + side]
 
 
 def _caption() -> str:
@@ -270,7 +281,7 @@ def _caption() -> str:
     )
 
 
-def _drawn(album: Album, parts: Mapping[str, Mapping[int, Box]], found: list[Compared], seed: int) -> Drawn:
+def _drawn(album: Album, parts: Mapping[str, Mapping[int, Box]], found: list[Compared]) -> Drawn:
     from matplotlib.patches import Rectangle
 
     rows = sorted({row for own in parts.values() for row in own})[:SHOWN]
@@ -290,8 +301,8 @@ def _drawn(album: Album, parts: Mapping[str, Mapping[int, Box]], found: list[Com
         for one in (one for one in found if one.layer == layer):
             at, number = names.index(one.part), list(parts).index(one.part)
             colour = drawing.COLOURS[number % len(drawing.COLOURS)]
-            _bar(place, at - 0.14, estimate_pairs(one.distances, seed), colour, filled=True)
-            _bar(place, at + 0.14, estimate_pairs(one.at_random, seed), colour, filled=False)
+            _bar(place, at - 0.14, one.own, colour, filled=True)
+            _bar(place, at + 0.14, one.control, colour, filled=False)
         place.set_yticks(range(len(names)), names)
         place.set_ylim(len(names) - 0.5, -0.5)
         place.set_xlim(0, 1.03 * place.get_xlim()[1])

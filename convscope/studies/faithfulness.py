@@ -23,6 +23,7 @@ from convscope.studies import compared
 from convscope.studies.boxes import Box, boxes_of
 from convscope.studies.faithfulness_figure import curves_figure, scores_figure
 from convscope.studies.faithfulness_told import Entry, Measured, findings_of, tables_of
+from convscope.studies.interval import FEWEST
 from convscope.studies.registry import register
 from convscope.studies.result import Figure, Result, result
 from convscope.studies.scores.blind import BLIND, blind_maps, generator_of
@@ -66,7 +67,8 @@ class Faithfulness:
     said by the paired difference over photos.
 
     A class activation map orders the pixels as it is; pixel attributions by their magnitude or their signed sum over
-    the channels. Sensitivity-n, which is about sums, always takes that sum.
+    the channels. Sensitivity-n, which is about sums, always takes that sum, and so does the energy, of which the part
+    above zero speaks for the class.
     """
 
     methods: Words = setting(default=compared.USUAL, help=compared.METHODS_HELP)
@@ -169,21 +171,21 @@ class Faithfulness:
         shares = [count / total for count in counts(total, self.steps)]
         sizes = sizes_of(self.sizes, total) if SUMS in self.scores else []
         kinds = [kind for kind in CURVES if kind in self.scores]
-        found = Measured.empty(entries, len(album), self.scores, kinds, shares, sizes, seed)
+        found = Measured.empty(entries, len(album), self.scores, kinds, shares, sizes)
         for rows in track(parts(len(album)), "explained and scored"):
             numbers = range(len(album))[rows]
-            maps, sums = self._maps(album, rows, drawers, found, seed)
+            maps, sums, energies = self._maps(album, rows, drawers, found, seed)
             for i, row in enumerate(track(numbers, "photos")):
-                self._photo(album, row, maps[:, i], sums[:, i], of, marked[row], found, seed)
+                self._photo(album, row, maps[:, i], sums[:, i], energies[:, i], of, marked[row], found, seed)
         return found.without_refused()
 
     def _maps(
         self, album: Album, rows: slice, drawers: Sequence[tuple[Any, Classifier]], found: Measured, seed: int
-    ) -> tuple[Tensor, Tensor]:
-        """What orders the pixels of some photos, and what is summed, each "entries photos h w"; NaN where a method
-        cannot look at the network."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What orders the pixels of some photos, what is summed, and what speaks for the class, each "entries photos h
+        w"; NaN where a method cannot look at the network."""
         images, target = album.images[rows], album.target[rows]
-        orders, sums = [], []
+        orders, sums, energies = [], [], []
         errors: list[ConvscopeError] = []
         for number, (method, classifier) in enumerate(track(drawers, "maps")):
             try:
@@ -195,15 +197,18 @@ class Faithfulness:
                 errors.append(error)
                 orders.append(torch.full_like(images[:, 0], torch.nan))
                 sums.append(orders[-1])
+                energies.append(orders[-1])
                 continue
-            sums.append(raw.sum(1) if method.traits.kind == "pixels" else raw)
+            pixels = method.traits.kind == "pixels"
+            sums.append(raw.sum(1) if pixels else raw)
             map = sums[-1] if self.channels == "signed" else compared.as_maps(method, raw)
             # Of what is relative only differences count: the least is nothing.
             orders.append(map - map.amin((1, 2), keepdim=True) if method.traits.sign == "relative" else map)
+            energies.append(sums[-1] if pixels else orders[-1])
         if len(errors) == len(drawers):
             raise errors[0]
         blind = list(blind_maps(images, range(len(album))[rows], seed).values())
-        return torch.stack([*orders, *blind]), torch.stack([*sums, *blind])
+        return torch.stack([*orders, *blind]), torch.stack([*sums, *blind]), torch.stack([*energies, *blind])
 
     def _photo(
         self,
@@ -211,6 +216,7 @@ class Faithfulness:
         row: int,
         maps: Tensor,
         sums: Tensor,
+        energies: Tensor,
         of: Tensor,
         boxes: Sequence[Box],
         found: Measured,
@@ -248,12 +254,10 @@ class Faithfulness:
             )
             found.values[SUMS][:, row] = _means(found.by_size[:, row])
         if boxes:
-            measures = {
-                "pointing": lambda map: pointed(map, boxes, self.tolerance),
-                "energy": lambda map: energy_inside(map, boxes),
-            }
-            for name in set(found.values) & set(BOXED):
-                found.values[name][:, row] = [measures[name](map) for map in maps]
+            if "pointing" in found.values:
+                found.values["pointing"][:, row] = [pointed(map, boxes, self.tolerance) for map in maps]
+            if "energy" in found.values:
+                found.values["energy"][:, row] = [energy_inside(map, boxes) for map in energies]
 
 
 def _means(values: np.ndarray) -> np.ndarray:
@@ -293,7 +297,7 @@ def _caveats(study: Faithfulness, album: Album, found: Measured, marked: Sequenc
         without = [name for name, boxes in zip(album.names, marked, strict=True) if not boxes]
         told += [f"without a box, and left out of pointing and energy: {some(without, 3)}"] if without else []
         told.append("a box says where a person sees the thing, which need not be what the network looks at")
-    if len(album) >= 3:
+    if len(album) >= FEWEST:
         told.append("intervals are over these photos, each by itself: of many comparisons, one in twenty errs")
     return told
 

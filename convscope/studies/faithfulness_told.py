@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from convscope.errors import ConvscopeError, some
-from convscope.studies.interval import Estimate, estimate
+from convscope.studies.interval import FEWEST, Estimate, estimate, estimate_share
 from convscope.studies.result import Cell, Table
 from convscope.studies.subject import Album
 
@@ -24,6 +24,7 @@ ABOUT = {
     "pointing": "share of photos whose maximum is in the box: high is good, 0 to 1",
     "energy": "share in the box of what speaks for the class: high is good, 0 to 1",
 }
+RANGES = {"deletion": (0, 1), "insertion": (0, 1), "energy": (0, 1)}  # of others -1 to 1
 LOWER = ("deletion",)  # where less is better
 NAMED = "difference"  # stands for both curves
 MANY = 20  # methods in a sentence
@@ -53,10 +54,8 @@ class Measured:
     values: dict[str, np.ndarray]
     sizes: list[int]
     by_size: np.ndarray
-    seed: int = 0  # of the intervals
     refused: dict[str, str] = field(default_factory=dict)
     flat: Counter[str] = field(default_factory=Counter)  # photos on which a map is the same everywhere
-    _known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def empty(
@@ -67,7 +66,6 @@ class Measured:
         kinds: list[str],
         shares: list[float],
         sizes: list[int],
-        seed: int = 0,
     ) -> Measured:
         both = [NAMED] if len(kinds) > 1 else []
         names = [*kinds, *both, *(score for score in scores if score not in kinds)]
@@ -80,7 +78,6 @@ class Measured:
             {name: np.full(shape, np.nan) for name in names},
             sizes,
             np.full((*shape, len(sizes)), np.nan),
-            seed,
         )
 
     @property
@@ -92,8 +89,9 @@ class Measured:
         self.refused.setdefault(str(self.entries[number]), str(error))
 
     def without_refused(self) -> Measured:
-        """Without what has no score at all."""
-        there = [any(bool(np.isfinite(v[i]).any()) for v in self.values.values()) for i in range(len(self.entries))]
+        """Without what could make no map of any photo."""
+        scored = [any(bool(np.isfinite(v[i]).any()) for v in self.values.values()) for i in range(len(self.entries))]
+        there = [own or str(entry) not in self.refused for own, entry in zip(scored, self.entries, strict=True)]
         return replace(
             self,
             entries=[entry for entry, kept in zip(self.entries, there, strict=True) if kept],
@@ -108,26 +106,18 @@ class Measured:
 
     def mean(self, score: str, entry: int) -> Estimate:
         """An entry's score over photos."""
-        return self._once((score, entry), lambda: estimate(self.values[score][entry], self.seed))
+        values = self.values[score][entry]
+        return estimate_share(values) if score == "pointing" else estimate(values, RANGES.get(score, (-1, 1)))
 
     def curve(self, kind: int, entry: int) -> list[Estimate]:
         """An entry's curve over photos, point by point."""
-        found: list[Estimate] = self._once(
-            (kind, entry), lambda: [estimate(column, self.seed) for column in self.curves[entry, :, kind].T]
-        )
-        return found
+        return [estimate(column, (0, 1)) for column in self.curves[entry, :, kind].T]
 
     def better(self, score: str, one: int, other: int) -> Estimate:
         """By how much an entry is better than another: the paired difference over photos, its sign such that above 0 is
         better."""
         values, sign = self.values[score], -1 if score in LOWER else 1
-        return self._once((score, one, other), lambda: estimate((values[one] - values[other]) * sign, self.seed))
-
-    def _once(self, key: Any, made: Callable[[], Any]) -> Any:
-        """Intervals take thousands of draws, and tables, figures and findings all want them."""
-        if key not in self._known:
-            self._known[key] = made()
-        return self._known[key]
+        return estimate((values[one] - values[other]) * sign)
 
 
 def tables_of(found: Measured, album: Album) -> list[Table]:
@@ -170,7 +160,7 @@ def _against(found: Measured) -> Table:
         "better by": "mean over photos of the paired difference, above 0 where the method is better",
         "low": "lower end of its 95 % interval",
         "high": "upper end",
-        "beats": "whether the interval lies above 0",
+        "beats": "whether the interval lies above 0; empty of too few photos",
         "photos": "how many have both",
     }
     rows: list[tuple[Cell, ...]] = []
@@ -178,7 +168,8 @@ def _against(found: Measured) -> Table:
         for j in _rivals(found, i):
             for score in found.values:
                 by = found.better(score, i, j)
-                beats = by.low > 0 if by.low is not None else None
+                side = by.side()
+                beats = None if side is None else side > 0
                 rows.append(
                     (found.entries[i].name, str(found.entries[j]), score, by.mean, by.low, by.high, beats, by.photos)
                 )
@@ -235,7 +226,7 @@ def _sizes(found: Measured) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for i, entry in enumerate(found.entries):
         for k, size in enumerate(found.sizes):
-            mean, low, high, _ = estimate(found.by_size[i, :, k], found.seed)
+            mean, low, high, _ = estimate(found.by_size[i, :, k], (-1, 1))
             rows.append((str(entry), entry.kind, size, mean, low, high))
     return Table("sizes", "Sensitivity-n for each n", columns, rows)
 
@@ -258,31 +249,33 @@ def _found(found: Measured, score: str) -> list[str]:
         return [f"{_called(score)}: no method has it"]
     best = sorted(there, key=lambda i: means[i].mean, reverse=score not in LOWER)
     first = f"{_called(score)}: best is {found.entries[best[0]]}, {means[best[0]]}"
-    if all(means[i].low is None for i in there):
-        return [f"{first}; of fewer than three photos nothing can be said of what beats what"]
+    if all(means[i].side() is None for i in there):
+        return [f"{first}; of fewer than {FEWEST} photos nothing can be said of what beats what"]
     told = [first]
     for kind in ("baseline", "control"):
-        lost = {i: losses for i in best if (losses := _lost(found, score, i, kind)) is not None}
-        if lost:
-            told.append(f"{_called(score)}: {_against_them(found, lost, kind)}")
+        bouts = {i: own for i in best if (own := _bouts(found, score, i, kind))}
+        if bouts:
+            told.append(f"{_called(score)}: {_against_them(found, bouts, kind)}")
     return told
 
 
-def _lost(found: Measured, score: str, method: int, kind: str) -> list[str] | None:
-    """The rivals of a kind that a method does not beat; None where there is none that it can be compared with."""
+def _bouts(found: Measured, score: str, method: int, kind: str) -> dict[str, Estimate]:
+    """By how much a method is better than each of its rivals of a kind, where enough photos tell."""
     rivals = [j for j in _rivals(found, method) if found.entries[j].kind == kind]
-    lows = {j: found.better(score, method, j).low for j in rivals}
-    there = {j: low for j, low in lows.items() if low is not None}
-    return [found.entries[j].name for j, low in there.items() if low <= 0] if there else None
+    apart = {found.entries[j].name: found.better(score, method, j) for j in rivals}
+    return {name: by for name, by in apart.items() if by.side() is not None}
 
 
-def _against_them(found: Measured, lost: dict[int, list[str]], kind: str) -> str:
-    """Which methods beat all of their rivals, and which do not."""
-    name = {i: found.entries[i].name for i in lost}
-    winners = [name[i] for i, losses in lost.items() if not losses]
-    losers = [
-        f"{name[i]} (not {some(losses, 3)})" if kind == "baseline" else name[i] for i, losses in lost.items() if losses
-    ]
+def _against_them(found: Measured, bouts: dict[int, dict[str, Estimate]], kind: str) -> str:
+    """Which methods beat all of their rivals, with the least that they are better by, and which do not."""
+    winners, losers = [], []
+    for i, rivals in bouts.items():
+        name = found.entries[i].name
+        lost = [rival for rival, by in rivals.items() if by.side() != 1]
+        if lost:
+            losers.append(f"{name} (not {some(lost, 3)})" if kind == "baseline" else name)
+        else:
+            winners.append(f"{name} (by {min(by.mean for by in rivals.values()):.2g})")
     several = len(winners) > 1
     own = "their own maps" if several else "its own map"
     what = "every baseline" if kind == "baseline" else f"{own} of shuffled weights"

@@ -109,8 +109,8 @@ class Invariance:
             )
             for i, (kind, amounts) in enumerate(plans.items())
         ]
-        tables = [_summary(found, apart), _curves(found, apart, seed), _every(album, found)]
-        figure = Figure("invariance", _caption(len(album)), lambda: _drawn(self, album, found, seed))
+        tables = [_summary(found, apart), _curves(found, apart), _every(album, found)]
+        figure = Figure("invariance", _caption(len(album)), lambda: _drawn(self, album, found))
         title = f"What {album.classifier.name} makes of a photo that is moved"
         notes = [] if len(album) > 1 else ["one photo: there is nothing that distances could be relative to"]
         return result(self, title, seed, album, tables, [figure], _findings(found, apart), notes)
@@ -204,7 +204,7 @@ def _summary(found: list[Moved], apart: dict[str, float | None]) -> Table:
     return Table("summary", "How far features move, and what becomes of the class", columns, rows)
 
 
-def _curves(found: list[Moved], apart: dict[str, float | None], seed: int) -> Table:
+def _curves(found: list[Moved], apart: dict[str, float | None]) -> Table:
     columns = {
         "transform": "what was done to the photo",
         "amount": "how much, in the unit",
@@ -224,7 +224,7 @@ def _curves(found: list[Moved], apart: dict[str, float | None], seed: int) -> Ta
                 curves.append(("relative", layer, distances / own))
         for name, place, values in curves:
             for amount, column in zip(one.amounts, values.T, strict=True):
-                mean, low, high, _ = estimate(column, seed)
+                mean, low, high, _ = estimate(column, (0, 1 if name == "probability" else math.inf))
                 rows.append((one.name, amount, UNITS[one.name], name, place, mean, low, high))
     return Table("curves", "The curves, means over the photos", columns, rows)
 
@@ -276,7 +276,7 @@ def _caption(photos: int) -> str:
     )
 
 
-def _drawn(study: Invariance, album: Album, found: list[Moved], seed: int) -> Drawn:
+def _drawn(study: Invariance, album: Album, found: list[Moved]) -> Drawn:
     layers = list(found[0].distances)
     figure, axes = drawing.panels(len(found), len(layers) + 2, width=2.7, height=2.1)
     for one, panel in zip(found, axes, strict=True):
@@ -286,18 +286,18 @@ def _drawn(study: Invariance, album: Album, found: list[Moved], seed: int) -> Dr
         named = ", ".join(f"{amount:.3g}" for amount in few)
         drawing.picture(panel[0], tiles, f"{one.name}: {named} {UNITS[one.name]}")
         for place, layer in zip(panel[1:], layers, strict=False):
-            _lines(place, one.amounts, one.distances[layer], seed)
+            _lines(place, one.amounts, one.distances[layer])
             drawing.plain(place, across=UNITS[one.name], up="distance", title=layer)
             place.set_ylim(bottom=0)
-        _lines(panel[-1], one.amounts, one.probability, seed)
+        _lines(panel[-1], one.amounts, one.probability, (0, 1))
         drawing.plain(panel[-1], across=UNITS[one.name], up="probability", title="true class")
         panel[-1].set_ylim(0, 1)
     return figure
 
 
-def _lines(axes: Axes, amounts: list[float], values: np.ndarray, seed: int) -> None:
+def _lines(axes: Axes, amounts: list[float], values: np.ndarray, within: tuple[float, float] = (0, math.inf)) -> None:
     if 1 < len(values) <= OWN_LINES:
         for own in values:
             axes.plot(amounts, own, color=drawing.PALE, linewidth=0.6)
-    means = [estimate(column, seed) for column in values.T]
+    means = [estimate(column, within) for column in values.T]
     drawing.line(axes, 0, amounts, [m.mean for m in means], "mean", [m.low for m in means], [m.high for m in means])

@@ -106,13 +106,15 @@ class Sight:
     signed: np.ndarray | None
     picture: np.ndarray | None
     hog: np.ndarray | None
+    blank: bool  # the same everywhere, which is no NaN
 
     @classmethod
     def of(cls, map: np.ndarray, signed: np.ndarray | None, cell: int) -> Sight:
         magnitude = np.abs(map)
         picture = stretched(magnitude)
         with_sign = None if signed is None else standard_ranks(signed)
-        return cls(standard_ranks(magnitude), with_sign, picture, hog(picture, cell))
+        blank = bool(np.isfinite(map).all()) and picture is None
+        return cls(standard_ranks(magnitude), with_sign, picture, hog(picture, cell), blank)
 
     def like(self, other: Sight) -> tuple[float, float, float, float]:
         """As ``MEASURES``; NaN for what cannot be said."""

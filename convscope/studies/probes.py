@@ -21,7 +21,7 @@ from convscope.studies.probes_features import Layer, features_of, layers_to_prob
 from convscope.studies.registry import register
 from convscope.studies.result import Figure, Result, Table, result
 from convscope.studies.retraining.folds import Apart, keep_apart
-from convscope.studies.retraining.repeats import ONCE, SEVERAL, Spread, derived, difference, effective, points, spread
+from convscope.studies.retraining.repeats import ONCE, SEVERAL, Spread, derived, effective, gain, points, shares, spread
 from convscope.studies.subject import DataSet
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ class Probes:
             raise UsageError("repeats, per_class and test are at least 1, and c is more than 0")
         if classifier.framing.size is None:
             raise UsageError(f"{classifier.name} takes photos of any size, which cannot be one batch: give --canvas")
-        for module in ("sklearn.svm", "scipy.special"):
-            extra(module)
+        extra("sklearn.svm")
         layers = layers_to_probe(classifier, self.layers, self.numbers)
         found = data.catalog
         folds = self._folds(found, seed)
@@ -77,17 +76,18 @@ class Probes:
         photos = Photos(found, classifier.framing, classifier.channels, background=classifier.background)
         values, read = features_of(networks, photos, rows, layers, data.machine.get("workers"))
         jobs = [(name, layer, fold) for name in networks for layer in layers for fold in range(len(folds.parts))]
-        scores: dict[tuple[str, str, str], list[float]] = {}
+        right: dict[tuple[str, str, str], np.ndarray] = {}
         unsettled = 0
         for name, layer, fold in track(jobs, "probes"):
             train, test = (np.flatnonzero(np.isin(read, part)) for part in folds.parts[fold])
             x, y = values[name, layer.key], found.labels[read]
             for kind in KINDS:
                 guessed, settled = probe(kind, x[train], y[train], x[test], self.c, derived(seed, fold))
-                scores.setdefault((name, layer.key, kind), []).append(mean_recall(guessed, y[test]))
+                told = right.setdefault((name, layer.key, kind), np.full((len(folds.parts), len(read)), np.nan))
+                told[fold, test] = guessed == y[test]
                 unsettled += not settled
         counts = np.bincount(found.labels[folds.parts[0][1]], minlength=len(found.classes))
-        seen = _Scores(layers, scores, effective(counts), 1 / int((counts > 0).sum()))
+        seen = _Scores(layers, right, found.labels[read], effective(counts), 1 / int((counts > 0).sum()))
         figure = Figure("depth", _caption(self, seen), lambda: _drawn(seen))
         title = f"What a linear classifier reads off the layers of {classifier.name}, on {found.source}"
         notes = [*data.remarks, *folds.remarks, SEVERAL.format(len(folds.parts)) if len(folds.parts) > 1 else ONCE]
@@ -150,33 +150,25 @@ def probe(
     return guessed, not unsettled
 
 
-def mean_recall(guessed: np.ndarray, labels: np.ndarray) -> float:
-    """The mean over the classes that are there of the share of photos that are told right."""
-    right = np.bincount(labels[guessed == labels], minlength=labels.max() + 1)
-    counts = np.bincount(labels)
-    return float((right[counts > 0] / counts[counts > 0]).mean())
-
-
 @dataclass(frozen=True)
 class _Scores:
-    """``accuracies``: by network, layer and kind, one a repetition. ``photos``: those measured, as a number."""
+    """``right``: by network, layer and kind, "repetitions photos", NaN of photos that were not measured. ``photos``:
+    how many were, in a repetition."""
 
     layers: list[Layer]
-    accuracies: dict[tuple[str, str, str], list[float]]
+    right: dict[tuple[str, str, str], np.ndarray]
+    labels: np.ndarray
     photos: float
     chance: float
 
     def of(self, layer: Layer, kind: str, network: str = LEARNED) -> Spread | None:
-        found = self.accuracies.get((network, layer.key, kind))
-        return None if found is None else spread(found, self.photos)
+        found = self.right.get((network, layer.key, kind))
+        return None if found is None else spread(shares(found, self.labels), self.photos)
 
     def gain(self, layer: Layer, kind: str = "svm") -> Spread | None:
-        """What was learned is worth so much, paired over the repetitions."""
-        random = self.accuracies.get((SHUFFLED, layer.key, kind))
-        if random is None:
-            return None
-        pairs = zip(self.accuracies[LEARNED, layer.key, kind], random, strict=True)
-        return difference([own - other for own, other in pairs])
+        """What was learned is worth so much, paired over photos and repetitions."""
+        random = self.right.get((SHUFFLED, layer.key, kind))
+        return None if random is None else gain(self.right[LEARNED, layer.key, kind], random, self.labels)
 
 
 def _summary(seen: _Scores) -> Table:
@@ -208,8 +200,8 @@ def _every(seen: _Scores) -> Table:
     }
     rows = [
         (network, layer, NAMES[kind], repeat, accuracy)
-        for (network, layer, kind), values in seen.accuracies.items()
-        for repeat, accuracy in enumerate(values)
+        for (network, layer, kind), right in seen.right.items()
+        for repeat, accuracy in enumerate(shares(right, seen.labels))
     ]
     return Table("probes", "Every probe", columns, rows)
 
@@ -224,7 +216,7 @@ def _findings(seen: _Scores) -> list[str]:
         gains = {layer.key: gain for layer in seen.layers if (gain := seen.gain(layer))}
         most = max(gains, key=lambda key: gains[key].mean)
         told.append(f"what was learned is worth most at {most}: {points(gains[most])} over random weights")
-        if no := [key for key, gain in gains.items() if gain.low <= 0 and np.isfinite(gain.low)]:
+        if no := [key for key, gain in gains.items() if gain.low <= 0]:
             told.append(f"no more than random weights tell as far as can be seen: {', '.join(no)}")
     return told
 

@@ -43,7 +43,8 @@ class Sanity:
     correlation of the magnitudes and of the values with their sign, and, of the magnitudes from their least value to
     their 99th percentile stretched to [0, 1], by structural similarity and by the correlation of histograms of
     oriented gradients. Of pixel attributions the magnitude is the sum of magnitudes over the channels, the signed value
-    their sum. A map that is the same everywhere ranks nothing: its photo is not counted at that step.
+    their sum. A map that has become the same everywhere has nothing in common with what it was: its rank correlations
+    are 0. Where the trained network's own is so, there is nothing to compare, and the photo is not counted.
 
     A layer is what holds filters or a matrix, with the norms and scales that follow it, in the order in which they run.
     The paper draws weights as training would begin; by default the numbers of each tensor are put in another order
@@ -52,8 +53,8 @@ class Sanity:
 
     The paper judges by eye. Here a method passes if the rank correlation of magnitudes, on average over the steps of
     the cascade, lies under the limit ``below``, and fails over it; where the 95 % interval over the photos holds the
-    limit, it is unclear. By default that is 0.5, as near to unmoved (1) as to unrelated (0). Fewer steps give the one
-    with the last layer alone more weight.
+    limit, it is unclear. On fewer than six photos the mean alone decides. By default the limit is 0.5, as near to
+    unmoved (1) as to unrelated (0). Fewer steps give the one with the last layer alone more weight.
     """
 
     methods: Words = setting(default=USUAL, help=METHODS_HELP)

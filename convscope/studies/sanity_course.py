@@ -12,9 +12,10 @@ from convscope.studies.interval import Estimate, estimate
 from convscope.studies.likeness import MEASURES, Sight, rank_correlation
 
 CASCADE, ALONE = "cascading", "independent"
-RANK, OTHERS = "rank", "other photos"
+RANK, SIGNED, OTHERS, BLANK = "rank", "signed rank", "other photos", "blank"
 SEEN = {
     **MEASURES,
+    BLANK: "1 where the map has become the same everywhere, which counts as rank correlations of 0; else 0",
     OTHERS: "as rank, with the trained network's maps of the other photos: what is alike in all of them",
 }
 
@@ -70,8 +71,14 @@ def likeness(trained: Sequence[Sight], now: Sequence[Sight]) -> np.ndarray:
     """How like each photo's map is to its trained network's, "photos measures" as ``SEEN``."""
     rows = []
     for i, sight in enumerate(now):
+        own = dict(zip(MEASURES, trained[i].like(sight), strict=True))
+        own[BLANK] = np.nan if trained[i].ranks is None else float(sight.blank)
+        if sight.blank:  # nothing is left of what was there: a network that made it blank is no reason not to count
+            own[RANK] = 0.0 if trained[i].ranks is not None else np.nan
+            own[SIGNED] = 0.0 if trained[i].signed is not None else np.nan
         others = [rank_correlation(sight.ranks, other.ranks) for j, other in enumerate(trained) if j != i]
-        rows.append((*trained[i].like(sight), float(mean(np.array(others), 0)) if others else np.nan))
+        own[OTHERS] = float(mean(np.array(others), 0)) if others else np.nan
+        rows.append([own[name] for name in SEEN])
     return np.array(rows)
 
 
@@ -84,4 +91,4 @@ def mean(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _over_photos(values: np.ndarray, measure: str) -> Estimate:
-    return estimate(values[:, list(SEEN).index(measure)])
+    return estimate(values[:, list(SEEN).index(measure)], (-1, 1))

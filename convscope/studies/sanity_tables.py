@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from convscope.studies.interval import Estimate
+from convscope.studies.interval import FEWEST, Estimate
 from convscope.studies.likeness import BLOCK, WINDOW
 from convscope.studies.result import Cell, Table
-from convscope.studies.sanity_course import CASCADE, OTHERS, RANK, SEEN, Course
+from convscope.studies.sanity_course import BLANK, CASCADE, OTHERS, RANK, SEEN, Course
 
 PASSES, FAILS, UNCLEAR, NOTHING = "passes", "fails", "unclear", "nothing to compare"
 
@@ -20,7 +20,9 @@ def verdict(cascade: Course, method: str, below: float) -> str:
     found = cascade.overall(method)
     if not found.photos:
         return NOTHING
-    ends = (found.mean,) if found.low is None or found.high is None else (found.low, found.high)
+    ends = found.mean, found.mean
+    if found.photos >= FEWEST and found.low is not None and found.high is not None:
+        ends = found.low, found.high
     if all(-below < end < below for end in ends):
         return PASSES
     return FAILS if min(ends) >= below or max(ends) <= -below else UNCLEAR
@@ -89,10 +91,11 @@ def photos_table(names: Sequence[str], courses: Sequence[Course]) -> Table:
 
 
 def on_few(photos: int) -> list[str]:
-    """What verdicts from one or two photos are worth."""
-    if photos > 2:
+    """What verdicts from few photos are worth."""
+    if photos >= FEWEST:
         return []
-    return [f"{photos} photo{'s' if photos > 1 else ''} give no interval: verdicts are by the mean alone, take more"]
+    which = "this photo" if photos == 1 else f"these {photos} photos"
+    return [f"verdicts are by the mean alone and hold for {which}: take {FEWEST} or more"]
 
 
 def findings(cascade: Course, verdicts: Mapping[str, str], below: float) -> list[str]:
@@ -141,14 +144,18 @@ def remarks(
     for method in (m for m in methods if not m.traits.targeted):
         told.append(f"{method.name} explains no class: it can only notice what becomes of its own layer")
     flat: dict[int, list[str]] = {}
+    at = list(SEEN).index(BLANK)
     for name in (m.name for m in methods):
         flat.setdefault(sum(int(np.isnan(c.likeness[name][..., 0]).sum()) for c in courses), []).append(name)
+    blank = {m.name: sum(int(np.nansum(c.likeness[m.name][..., at])) for c in courses) for m in methods}
     every = sum(next(iter(c.likeness.values()))[..., 0].size for c in courses)
     told += [
         f"{', '.join(names)}: {count} of {every} comparisons are not counted, a map being the same everywhere"
         for count, names in flat.items()
         if count
     ]
+    if went := [f"{name} {count}" for name, count in blank.items() if count]:
+        told.append(f"maps that became the same everywhere, of {every}, and count as unlike: {', '.join(went)}")
     if min(size) < max(WINDOW, BLOCK * cell):
         told.append(
             f"maps of {size[0]}x{size[1]} are too small for SSIM (a window of {WINDOW} pixels) or for HOG "

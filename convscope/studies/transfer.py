@@ -18,13 +18,12 @@ from convscope.models.registry import RANDOM, parse
 from convscope.models.run import read_settings
 from convscope.settings import Counts, setting
 from convscope.studies import drawing
-from convscope.studies.extra import extra
 from convscope.studies.registry import register
 from convscope.studies.result import Figure, Result, Table, result
 from convscope.studies.retraining.folds import Apart, keep_apart
 from convscope.studies.retraining.options import TRAINING_HELP, Options, training_settings
-from convscope.studies.retraining.repeats import ONCE, SEVERAL, Spread, derived, difference, effective, points, spread
-from convscope.studies.retraining.runs import BATCH, Figures, Plan, carried_out, epochs_for
+from convscope.studies.retraining.repeats import ONCE, SEVERAL, Spread, derived, effective, gain, points, spread
+from convscope.studies.retraining.runs import BATCH, Figures, Plan, carried_out, epochs_for, told_right
 from convscope.studies.subject import DataSet
 from convscope.training.config import Model
 from convscope.training.folder import tensors
@@ -73,7 +72,6 @@ class Transfer:
         if not numbers or min(numbers[0], self.repeats, self.steps, self.scratch_steps, self.test or 1) < 1:
             raise UsageError("per_class, test, repeats, steps and scratch_steps are at least 1")
         more = training_settings(self.training, OWN)
-        extra("scipy.special")
         starts = _starts(data, classifier)
         _check_random(starts[SCRATCH], data.listing.classes)
         apart = keep_apart(data.catalog, most=self.test, leaving=numbers[-1], seed=derived(seed, 0))
@@ -81,7 +79,7 @@ class Transfer:
         jobs = [(kind, n, r) for r in range(self.repeats) for n in numbers for kind in (PRETRAINED, SCRATCH)]
         plans = [self._plan(*job, starts, apart, more, seed) for job in jobs]
         found = dict(zip(jobs, carried_out(data, plans, "networks trained"), strict=True))
-        seen = _Seen(numbers, self.repeats, found)
+        seen = _Seen(numbers, self.repeats, found, data.catalog.labels[apart.test])
         figure = Figure("accuracy", CAPTION, lambda: _drawn(seen))
         title = f"What {classifier.name} has learned is worth on {data.catalog.source}"
         tables = [_summary(seen), _every(seen)]
@@ -163,11 +161,12 @@ def _base(data: DataSet, classifier: Classifier) -> Path:
 
 @dataclass(frozen=True)
 class _Seen:
-    """``found``: by kind, photos of a class and repetition."""
+    """``found``: by kind, photos of a class and repetition. ``labels``: of the photos kept apart."""
 
     numbers: list[int]
     repeats: int
     found: dict[tuple[str, int, int], Figures]
+    labels: np.ndarray
 
     def values(self, kind: str, number: int) -> list[float]:
         return [self.found[kind, number, repeat].balanced for repeat in range(self.repeats)]
@@ -175,14 +174,16 @@ class _Seen:
     def of(self, kind: str, number: int) -> Spread:
         return spread(self.values(kind, number), effective(self.found[kind, number, 0].counts))
 
+    def right(self, kind: str, number: int) -> np.ndarray:
+        return told_right([self.found[kind, number, repeat] for repeat in range(self.repeats)])
+
     def learned(self, kind: str, number: int) -> float:
         """Accuracy on what was learned from, at the end."""
         return float(np.mean([self.found[kind, number, r].last_train_accuracy for r in range(self.repeats)]))
 
     def gain(self, number: int) -> Spread:
-        """What pretraining is worth, paired over the repetitions."""
-        pairs = zip(self.values(PRETRAINED, number), self.values(SCRATCH, number), strict=True)
-        return difference([one - other for one, other in pairs])
+        """What pretraining is worth, paired over photos and repetitions."""
+        return gain(self.right(PRETRAINED, number), self.right(SCRATCH, number), self.labels)
 
     @property
     def chance(self) -> float:

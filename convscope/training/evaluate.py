@@ -34,12 +34,17 @@ COVERED = 256 / 224  # how much larger than the canvas a photo is made for ten c
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures, what was left out of them, and what else there is to know."""
+    """Figures, what was left out of them, and what else there is to know.
+
+    ``rows``: those of the catalog's photos that were measured; ``right``: whether each was told right.
+    """
 
     metrics: Metrics
     catalog: Catalog
     refused: tuple[Refused, ...]
     remarks: tuple[str, ...]
+    rows: np.ndarray
+    right: np.ndarray
     leads: bool = True  # of several processes one speaks
 
     def __repr__(self) -> str:
@@ -85,10 +90,11 @@ def evaluate(
         raise UsageError(f"{found.source}: there is no photo with a label that could be read")
     place = {row: i for i, row in enumerate(rows.tolist())}
     own = labels[[place[row] for row in kept.tolist()]]
+    right = logits.argmax(1).cpu().numpy() == own
     assert classifier.classes is not None
     names = [found.store.names[row] for row in kept.tolist()]
     metrics = measure(logits, torch.from_numpy(own), classifier.classes.names, names)
-    return Evaluation(metrics, found, (*found.refused, *lost), found.remarks, leads)
+    return Evaluation(metrics, found, (*found.refused, *lost), found.remarks, kept, right, leads)
 
 
 def evaluate_source(

@@ -207,10 +207,11 @@ def _of_class(name: str, confusion: Int64[Tensor, "k k"], i: int) -> ClassMetric
     )
 
 
-def wilson(successes: int, count: int, z: float = Z95) -> Interval:
+def wilson(successes: float, count: float, z: float = Z95) -> Interval:
     """Score interval of a share, E. B. Wilson 1927 ("Probable inference, the law of succession").
 
-    ``z``: how many standard deviations; the default gives 95 %. Of no trials nothing is known: [0, 1].
+    ``z``: how many standard deviations; the default gives 95 %. Of no trials nothing is known: [0, 1]. Of a mean over
+    something else than single trials both may be effective numbers, and so not be whole.
     """
     if not 0 <= successes <= count:
         raise UsageError(f"of {count} trials from 0 to {count} can succeed, got {successes}")

@@ -18,7 +18,7 @@ from convscope.studies.ablation_variants import table_3, variants_to_train
 from convscope.studies.making import study_architecture
 from convscope.studies.retraining import runs
 from convscope.studies.retraining.options import options_of, variants_of
-from convscope.studies.retraining.repeats import share_interval
+from convscope.studies.retraining.repeats import spread
 from convscope.training.metrics import wilson
 from tests.studies.sets import NET, counted, data_of, digits_in, without_charts
 
@@ -174,17 +174,13 @@ def test_a_block_with_a_skip_connection_is_left_out() -> None:
         load_classifier("without:layer2.0:torchvision:resnet18@random", size=32)
 
 
-def test_repetitions_have_students_interval(place: Path) -> None:
+def test_the_interval_is_of_repetitions_and_photos(place: Path) -> None:
     study = configure("ablation", {**WIDE, "variants": "width=2", "repeats": 3, "epochs": 1})
     found = study.run(data_of("photos", place / "out", spec="net.py:Net"))
     every = found.table("trainings").records()
     for row in found.table().records():
-        values = torch.tensor([one["error"] for one in every if one["variant"] == row["variant"]]).double()
-        half = 4.302652729911275 * float(values.std()) / 3**0.5
-        assert row["error"] == pytest.approx(float(values.mean()))
-        low, high = share_interval(float(values.mean()), every[0]["measured"])
-        assert row["low"] == pytest.approx(min(low, max(0.0, float(values.mean()) - half)), abs=1e-6)
-        assert row["high"] == pytest.approx(max(high, min(1.0, float(values.mean()) + half)), abs=1e-6)
+        values = [one["error"] for one in every if one["variant"] == row["variant"]]
+        assert (row["error"], row["low"], row["high"]) == pytest.approx(spread(values, every[0]["measured"]))
     states = [load_file(Path(str(one["run"])) / "model.safetensors")["0.bias"] for one in every[::2]]
     assert not torch.equal(states[0], states[1])
     assert found.settings["variants"] == {"width=2": {"width": 2}}

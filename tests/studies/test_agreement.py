@@ -78,7 +78,7 @@ def test_methods_alike_stand_together():
     """Two families: within them 0.9, between them 0.1."""
     names = ["a1", "b1", "a2", "b2", "a3"]
     pairs = [
-        Pair(one, other, np.array([0.9 if one[0] == other[0] else 0.1]), np.array([0.0]), 0)
+        Pair(one, other, np.array([0.9 if one[0] == other[0] else 0.1]), np.array([0.0]))
         for i, one in enumerate(names)
         for other in names[i + 1 :]
     ]

@@ -68,17 +68,17 @@ def test_what_rounding_changes_is_no_change():
 
 
 def test_the_same_part_changes_alike_and_another_does_not(tmp_path):
-    """Two bright photos and two dark ones with a bright part at one place: grey makes it darker in all, what surrounds
-    it darker in two and brighter in two."""
-    images = torch.full((4, 3, 16, 16), 0.2, dtype=torch.float64)
-    images[:2] = 0.8
+    """Three bright photos and three dark ones with a bright part at one place: grey makes it darker in all, what
+    surrounds it darker in three and brighter in three."""
+    images = torch.full((6, 3, 16, 16), 0.2, dtype=torch.float64)
+    images[:3] = 0.8
     images[:, :, 4:8, 4:8] = 0.9
-    names = [f"{i}.png" for i in range(4)]
+    names = [f"{i}.png" for i in range(6)]
     file = parts(tmp_path, {name: {"spot": [4, 4, 8, 8]} for name in names})
     study = configure("correspondence", {"parts": str(file), "layers": "pixels", "draws": 20, "zeros": "three"})
     found = study.run(album(images, names))
     row = found.table().records()[0]
-    assert (row["layer"], row["part"], row["photos"]) == ("pixels", "spot", 4)
+    assert (row["layer"], row["part"], row["photos"]) == ("pixels", "spot", 6)
     assert row["distance"] == row["low"] == row["high"] == 0.0
     assert row["zeros"] == pytest.approx(1 - 16 / 256)
     assert row["random"] > 0.05
@@ -87,6 +87,9 @@ def test_the_same_part_changes_alike_and_another_does_not(tmp_path):
     assert "known as the same part" in found.findings[0]
     assert any("94% of pixels" in note for note in found.notes)
     assert found.picture().width > 300
+    few = study.run(album(images[:5], names[:5]))
+    assert few.table().records()[0]["difference high"] < 0
+    assert few.findings[0].endswith("too few photos to say (at least 6)")
 
 
 def test_the_figure_of_a_part_is_the_mean_over_pairs(tmp_path):

@@ -1,59 +1,99 @@
-"""Intervals over photos: against slow resampling, and against what theory says of many."""
+"""Intervals over photos: as scipy says it, by force, and by how often they hold what they are about."""
 
 import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from convscope.studies.interval import RESAMPLES, estimate, estimate_pairs
+from convscope.studies.interval import FEWEST, Estimate, estimate, estimate_pairs, estimate_share
 
-
-def test_of_many_values_it_is_what_the_normal_law_says():
-    values = np.random.default_rng(5).normal(3, 2, 4000)
-    found = estimate(values)
-    half = 1.96 * values.std() / math.sqrt(len(values))
-    assert found.mean == pytest.approx(values.mean())
-    assert found.low == pytest.approx(values.mean() - half, abs=0.1 * half)
-    assert found.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+CASES = 4000  # of a coverage: it is known to 0.4 %
 
 
-def test_it_is_the_quantiles_of_resampled_means():
-    values = [0.0, 1.0, 5.0, 2.0]
-    generator = np.random.default_rng(3)
-    means = sorted(np.mean([values[i] for i in generator.integers(0, 4, 4)]) for _ in range(RESAMPLES))
-    found = estimate(values, seed=3)
-    assert found.low == pytest.approx(means[round(0.025 * RESAMPLES)], abs=0.3)
-    assert found.high == pytest.approx(means[round(0.975 * RESAMPLES)], abs=0.3)
-    assert estimate(values, seed=3) == found
-    assert found.photos == 4
+def test_it_is_students():
+    values = np.random.default_rng(5).normal(3, 2, 7)
+    half = scipy.stats.sem(values)
+    low, high = scipy.stats.t.interval(0.95, len(values) - 1, values.mean(), half)
+    assert estimate(values) == pytest.approx((values.mean(), low, high, 7))
+
+
+@pytest.mark.parametrize("count", [3, 5, 10])
+def test_of_few_normal_values_it_holds_the_mean_in_95_of_100_cases(count):
+    cases = np.random.default_rng(count).normal(size=(CASES, count))
+    found = [estimate(values) for values in cases]
+    assert np.mean([one.low < 0 < one.high for one in found]) == pytest.approx(0.95, abs=0.012)
+
+
+def test_of_few_values_between_0_and_1_hardly_less():
+    generator = np.random.default_rng(2)
+    for law, mean in ((generator.uniform(size=(CASES, 5)), 0.5), (generator.beta(2, 5, (CASES, 5)), 2 / 7)):
+        found = [estimate(values, (0, 1)) for values in law]
+        assert np.mean([one.low < mean < one.high for one in found]) > 0.92
 
 
 def test_what_is_not_finite_is_left_out():
-    assert estimate([1.0, math.nan, 3.0, math.inf]) == (2.0, None, None, 2)
+    assert estimate([1.0, math.nan, 3.0, math.inf]) == estimate([1.0, 3.0])
     assert math.isnan(estimate([math.nan]).mean)
     assert estimate([]).photos == 0
 
 
-def test_few_have_no_interval_and_equal_ones_one_of_no_width():
-    assert estimate([1.0, 2.0])[1:3] == (None, None)
+def test_one_has_no_interval_and_equal_ones_one_of_no_width():
+    assert estimate([1.0]) == (1.0, None, None, 1)
     assert estimate([2.0] * 5) == (2.0, 2.0, 2.0, 5)
+
+
+def test_it_ends_where_the_values_do():
+    assert estimate([0.0, 1.0, 1.0], (0, 1))[1:3] == (0, 1)
+    assert estimate([0.0, 1.0, 1.0]).high > 1
+
+
+def test_a_share_is_wilsons():
+    assert estimate_share([1, 1, 1, 0, math.nan])[:3] == pytest.approx((0.75, 0.3006, 0.9544), abs=1e-4)
+    assert 0.5 < estimate_share([1.0] * 6).low < 1
+    assert estimate_share([]).photos == 0
+
+
+def test_a_verdict_takes_six_photos_and_an_interval_on_one_side():
+    assert Estimate(1.0, 0.5, 1.5, FEWEST).side() == 1
+    assert Estimate(1.0, 0.5, 1.5, FEWEST).side(2) == -1
+    assert Estimate(1.0, -0.5, 2.5, FEWEST).side() == 0
+    assert Estimate(1.0, 0.5, 1.5, FEWEST - 1).side() is None
+    assert Estimate(1.0, None, None, FEWEST).side() is None
+
+
+def test_fewer_all_on_one_side_are_nothing_strange():
+    """Of photos that lie on either side as a coin falls, all are on one side in so many cases."""
+    assert 2 * 0.5 ** (FEWEST - 1) > 0.05 > 2 * 0.5**FEWEST
 
 
 def pairs(distances, rows):
     """The mean over pairs of different photos among the rows."""
-    found = [distances[i, j] for a, i in enumerate(rows) for b, j in enumerate(rows) if a < b and i != j]
-    return np.mean(found) if found else math.nan
+    found = [distances[i, j] for a, i in enumerate(rows) for b, j in enumerate(rows) if a < b]
+    found = [value for value in found if not math.isnan(value)]
+    return np.mean(found)
 
 
-def test_pairs_by_brute_force():
+def test_pairs_are_the_jackknife_over_photos_by_force():
     half = np.random.default_rng(0).random((6, 6))
     distances = half + half.T
-    found = estimate_pairs(distances, seed=2)
-    assert found.mean == pytest.approx(pairs(distances, range(6)))
-    counts = np.random.default_rng(2).multinomial(6, np.full(6, 1 / 6), RESAMPLES)
-    means = [pairs(distances, np.repeat(np.arange(6), row)) for row in counts]
-    means = [mean for mean in means if not math.isnan(mean)]
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+    distances[1, 4] = distances[4, 1] = np.nan
+    without = [pairs(distances, [row for row in range(6) if row != left]) for left in range(6)]
+    error = math.sqrt(5 / 6 * sum((value - np.mean(without)) ** 2 for value in without))
+    mean, reach = pairs(distances, range(6)), scipy.stats.t.ppf(0.975, 5) * error
+    assert estimate_pairs(distances) == pytest.approx((mean, mean - reach, mean + reach, 6))
+
+
+@pytest.mark.parametrize("count", [5, 10])
+def test_of_few_photos_pairs_hold_their_mean_in_95_of_100_cases(count):
+    """Distances that are half of each photo's own: 1 in the mean."""
+    generator = np.random.default_rng(count)
+    held = 0
+    for _ in range(CASES):
+        own, noise = generator.normal(0.5, 0.3, count), generator.normal(0, 0.1, (count, count))
+        found = estimate_pairs(own[:, None] + own[None] + np.triu(noise, 1) + np.triu(noise, 1).T)
+        held += found.low < 1 < found.high
+    assert 0.94 < held / CASES < 0.98  # the jackknife is wide rather than narrow
 
 
 def test_pairs_without_a_distance_are_left_out():
@@ -62,9 +102,15 @@ def test_pairs_without_a_distance_are_left_out():
     assert found.mean == pytest.approx(np.mean([0.2, 0.4, 0.6, 0.8, 1]))
     assert found.low < found.mean < found.high
     assert math.isnan(estimate_pairs(np.full((4, 4), np.nan)).mean)
+    alone = np.full((5, 5), np.nan)
+    alone[:4, :4] = distances
+    assert estimate_pairs(alone) == pytest.approx(found)  # a photo without any pair is none
 
 
 def test_pairs_of_few():
     assert estimate_pairs(np.array([[0.0, 0.25], [0.25, 0.0]])) == (0.25, None, None, 2)
     assert math.isnan(estimate_pairs(np.zeros((1, 1))).mean)
     assert estimate_pairs(np.ones((5, 5))) == (1.0, 1.0, 1.0, 5)  # the diagonal does not count
+    star = np.full((4, 4), np.nan)
+    star[0, 1:] = star[1:, 0] = 1, 2, 3
+    assert estimate_pairs(star) == (2.0, None, None, 4)  # without the first there is no pair

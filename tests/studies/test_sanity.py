@@ -2,6 +2,8 @@
 
 import copy
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,11 +17,13 @@ from convscope import Scope
 from convscope.errors import Cancelled, UsageError
 from convscope.instrument.randomised import randomised_layers
 from convscope.instrument.weighted import weighted_layers
+from convscope.methods import METHODS
 from convscope.models.classifier import Classifier
 from convscope.progress import reporting
 from convscope.studies import configure
-from convscope.studies.sanity_course import CASCADE, SEEN, Course, Step, mean, plan
-from convscope.studies.sanity_tables import findings, verdict
+from convscope.studies.likeness import Sight
+from convscope.studies.sanity_course import CASCADE, SEEN, Course, Step, likeness, mean, plan
+from convscope.studies.sanity_tables import findings, remarks, verdict
 from convscope.studies.subject import Album
 from tests.nets import Skip, photos, seeded, vgg_like
 
@@ -192,11 +196,12 @@ def course(values, depth=10):
 @pytest.mark.parametrize(
     ("values", "word"),
     [
-        ([[0.8, 0.9, 0.7], [0.5, 0.6, 0.4]], "fails"),  # photos' means .65, .75, .55
-        ([[0.2, 0.3, 0.1], [0.0, 0.1, -0.1]], "passes"),
-        ([[0.2, 0.9, 0.5], [0.2, 0.9, 0.5]], "unclear"),  # .2, .9, .5: means drawn of them lie on both sides
-        ([[-0.8, -0.9, -0.7], [-0.8, -0.9, -0.7]], "fails"),  # the negative of a picture is the same picture
-        ([[0.9, np.nan, 0.9], [0.9, np.nan, 0.8]], "fails"),  # two photos: no interval
+        ([[0.8, 0.9, 0.7] * 2, [0.5, 0.6, 0.4] * 2], "fails"),  # photos' means .65, .75, .55
+        ([[0.2, 0.3, 0.1] * 2, [0.0, 0.1, -0.1] * 2], "passes"),
+        ([[0.2, 0.9, 0.5] * 2, [0.2, 0.9, 0.5] * 2], "unclear"),  # their mean is .53, give or take .3
+        ([[0.2, 0.9, 0.5], [0.2, 0.9, 0.5]], "fails"),  # of three photos the mean alone is left
+        ([[-0.8, -0.9, -0.7] * 2, [-0.8, -0.9, -0.7] * 2], "fails"),  # the negative of a picture is the same picture
+        ([[0.9, np.nan, 0.9], [0.9, np.nan, 0.8]], "fails"),
         ([[0.4, 0.3], [0.5, 0.4]], "passes"),
         ([[np.nan] * 3] * 2, "nothing to compare"),
     ],
@@ -255,6 +260,31 @@ def test_a_map_that_is_zero_everywhere_is_not_counted_and_said_so():
     assert "grad-cam: 6 of 6 comparisons are not counted, a map being the same everywhere" in found.notes
     found.picture("cascading-maps")
     found.picture("cascading-likeness")
+
+
+def test_a_map_that_becomes_blank_has_nothing_in_common_with_what_it_was():
+    rng = np.random.default_rng(0)
+    map, other = rng.random((2, 30, 30))
+    trained = [Sight.of(map, map - 0.5, 4), Sight.of(other, other, 4), Sight.of(np.zeros((30, 30)), None, 4)]
+    now = [
+        Sight.of(np.full((30, 30), 2.0), np.zeros((30, 30)), 4),
+        Sight.of(np.full((30, 30), np.nan), None, 4),
+        trained[0],
+    ]
+    blank, lost, never = (dict(zip(SEEN, row, strict=True)) for row in likeness(trained, now))
+    assert (blank["rank"], blank["signed rank"], blank["blank"]) == (0, 0, 1)
+    assert math.isnan(blank["SSIM"])
+    assert math.isnan(lost["rank"])  # what is no number says nothing
+    assert lost["blank"] == 0
+    assert math.isnan(never["rank"])  # there was nothing
+    assert math.isnan(never["blank"])
+    own = course([[0.9] * 6, [0.0] * 6])
+    own.likeness["m"][..., list(SEEN).index("blank")] = [[0] * 6, [1] * 6]
+    assert verdict(own, "m", 0.5) == "passes"
+    told = remarks(
+        [METHODS["grad-cam"]()], None, [replace(own, likeness={"grad-cam": own.likeness["m"]})], (224, 224), 16
+    )
+    assert "maps that became the same everywhere, of 12, and count as unlike: grad-cam 6" in told
 
 
 def test_the_users_network_is_as_it_was_and_the_same_seed_gives_the_same(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from convscope.data.split import read_split
@@ -16,9 +17,10 @@ from convscope.progress import reporting
 from convscope.studies import configure, subject
 from convscope.studies.result import Result
 from convscope.studies.retraining import runs
-from convscope.studies.retraining.repeats import difference, effective, share_interval, spread
+from convscope.studies.retraining.repeats import gain, shares, spread
 from convscope.studies.retraining.runs import epochs_for
 from convscope.studies.subject import DataSet
+from convscope.training.evaluate import evaluate
 from convscope.training.metrics import wilson
 from tests.studies.sets import NET, counted, data_of, digits_in, without_charts
 
@@ -98,13 +100,11 @@ def test_the_table_is_of_the_runs_own_figures(studied: tuple[DataSet, Result]) -
     for row in found.table().records():
         for kind in ("scratch", "pretrained"):
             values = np.array(by_hand[kind, row["photos"]])
-            half = 12.706204736432095 * abs(values[0] - values[1]) / 2  # Student's, of one degree of freedom
             assert row[kind] == pytest.approx(values.mean())
-            low, high = share_interval(values.mean(), 18)  # of the photos measured
-            assert row[f"{kind} low"] == pytest.approx(min(low, max(0, values.mean() - half)))
-            assert row[f"{kind} high"] == pytest.approx(max(high, min(1, values.mean() + half)))
+            assert (row[f"{kind} low"], row[f"{kind} high"]) == pytest.approx(spread(values, 18)[1:])
         gains = np.subtract(by_hand["pretrained", row["photos"]], by_hand["scratch", row["photos"]])
         assert row["gain"] == pytest.approx(gains.mean())
+        assert row["gain low"] < row["gain"] < row["gain high"]
         assert row["chance"] == pytest.approx(1 / 3)
 
 
@@ -158,22 +158,32 @@ def test_one_repetition_has_the_photos_interval(data: DataSet) -> None:
     [row] = found.table().records()
     interval = wilson(round(row["pretrained"] * 18), 18)  # of as many photos in each class
     assert (row["pretrained low"], row["pretrained high"]) == pytest.approx((interval.low, interval.high))
-    assert row["gain low"] is None
+    assert row["gain low"] < row["gain"] < row["gain high"]
     assert any("Wilson" in note for note in found.notes)
 
 
-def test_intervals_by_hand() -> None:
-    assert spread([0.25], 12)[1:] == pytest.approx((wilson(3, 12).low, wilson(3, 12).high))
-    assert share_interval(1.0, 10)[1] == 1.0
-    assert spread([0.25, 0.25], 12)[1:] == spread([0.25], 12)[1:]  # no surer than the photos let one be
-    assert spread([0.2, 0.4], 10**9).high == pytest.approx(1)
-    half = 4.302652729911275 * 0.02 / 3**0.5
-    assert spread([0.48, 0.5, 0.52], 10**9) == pytest.approx((0.5, 0.5 - half, 0.5 + half))
-    mean, low, high = difference([0.1, 0.2, 0.6])
-    assert mean == pytest.approx(0.3)
-    assert high - mean == mean - low == pytest.approx(4.302652729911275 * np.std([0.1, 0.2, 0.6], ddof=1) / 3**0.5)
-    assert effective([5, 5, 0, 5]) == pytest.approx(15)
-    assert effective([1, 3]) == pytest.approx(4 / (1 + 1 / 3))
+def test_the_gain_is_of_the_photos_that_both_were_asked_about(data: DataSet) -> None:
+    """By the trained networks themselves: which photos each tells right."""
+    found = configure("transfer", {**QUICK, "per_class": 3}).run(data)
+    right = {}
+    for row in found.table("trainings").records():
+        told = evaluate(load_classifier(f"run:{row['run']}"), data.catalog, _kept_apart(Path(str(row["run"])), data))
+        right.setdefault(row["network"], []).append(told.right)
+        labels = data.catalog.labels[told.rows]
+        assert row["accuracy"] == pytest.approx(shares(told.right[None].astype(float), labels)[0])
+    by_hand = gain(np.array(right["pretrained"], float), np.array(right["scratch"], float), labels)
+    [row] = found.table().records()
+    assert (row["gain"], row["gain low"], row["gain high"]) == pytest.approx(by_hand)
+
+
+def _kept_apart(run: Path, data: DataSet) -> np.ndarray:
+    """The rows of the photos that a run measured, by its split's file."""
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    names = {line.split(",")[0] for line in Path(settings["data"]["split"]).read_text().splitlines() if ",test" in line}
+    return np.array([row for row, name in enumerate(data.catalog.store.names) if name in names])
+
+
+def test_epochs_are_at_least_so_many_steps() -> None:
     assert [epochs_for(*job) for job in ((10, 14, 32), (10, 64, 32), (10, 65, 32), (11, 66, 32))] == [10, 5, 5, 4]
 
 

@@ -21,7 +21,7 @@ from convscope.studies.diagnosis.evidence_figure import CAPTION, Shown, figure_o
 from convscope.studies.diagnosis.finding import Checkup, Finding, Measure
 from convscope.studies.diagnosis.patient import Patient
 from convscope.studies.diagnosis.registry import check
-from convscope.studies.interval import Estimate, estimate
+from convscope.studies.interval import FEWEST, Estimate, estimate
 from convscope.studies.result import Figure
 
 CORNER = 4  # a corner is a quarter of each side: 1/16 of the photo
@@ -29,7 +29,7 @@ RING = 8  # the border is an eighth of each side: 7/16 of the photo
 MUCH = 2.0  # times its share of the photo: evidence that a corner holds, for a photo to count
 BORDER = 0.8  # of the evidence
 MOST = 0.5  # of a class's photos
-FEWEST, ENOUGH = 5, 40  # photos of a class, at least and at most
+ENOUGH = 40  # photos of a class that are looked at, at most
 DROP = 0.3  # of the class's probability
 NAMED = 6
 FIGURE = "evidence"
@@ -98,7 +98,7 @@ class Cost(NamedTuple):
 def evidence(patient: Patient) -> Checkup:
     """Where the evidence lies by which photos are given their class, and whether it is a corner's or the border's.
 
-    * A corner gives a class away if the class's probability hangs on it. For each class of at least five photos each of
+    * A corner gives a class away if the class's probability hangs on it. For each class of at least six photos each of
       the four corners (a quarter of each side) is replaced by the same corner of a photo of another class. The number
       is how much more the probability falls, in the mean over at most 40 photos, than with the worst of the other
       three. Beyond 0.3, with a 95 % interval above 0, it is a fault: a watermark, a date, a logo. Of digit networks
@@ -178,7 +178,10 @@ def _cost(patient: Patient, group: Group, labels: Sequence[int]) -> Cost:
     box = list(places.values())[worst]
     area = (box.bottom - box.top) * (box.right - box.left) / (height * width)
     there = (group.shares.argmax(1) == worst) & (group.shares[:, worst] > MUCH * area)
-    more = estimate((falls[:, worst] - falls[:, second]).numpy(), patient.seed)
+    # Which corner it is, the other photos say: chosen by a photo itself, some corner would always come out first.
+    ranked = (falls.sum(0) - falls).argsort(dim=1, descending=True, stable=True)
+    first, next_ = (falls.gather(1, ranked[:, place : place + 1])[:, 0] for place in (0, 1))
+    more = estimate((first - next_).numpy(), (-1, 1))
     return Cost(list(places)[worst], float(means[worst]), float(means[second]), more, float(there.double().mean()))
 
 
@@ -204,7 +207,7 @@ def _of_class(patient: Patient, group: Group, cost: Cost, labels: Sequence[int])
         findings.append(Finding("a corner gives the class away", where, cost.more.mean, DROP, reason, change, FIGURE))
     if bordering >= MOST and not findings:
         ring = _drop(patient, group, labels, _ring(height, width, inside))
-        more = estimate((ring - _drop(patient, group, labels, [inside])).numpy(), patient.seed)
+        more = estimate((ring - _drop(patient, group, labels, [inside])).numpy(), (-1, 1))
         measures.append(Measure(name, "what the border costs, less what the middle costs", more.mean, DROP))
         if _sure(more):
             reason = f"{bordering:.0%} of {len(group.rows)} photos have more than {BORDER:.0%} of their evidence there"
@@ -214,7 +217,7 @@ def _of_class(patient: Patient, group: Group, cost: Cost, labels: Sequence[int])
 
 
 def _sure(more: Estimate) -> bool:
-    return more.mean > DROP and more.low is not None and more.low > 0
+    return more.mean > DROP and more.side() == 1
 
 
 def _ring(height: int, width: int, inside: Box) -> list[Box]:

@@ -21,7 +21,7 @@ GUILTY, PLAIN = "#ff2d2d", "#ffffff"
 CAPTION = (
     "For each class, those with a finding first: the mean of its photos' evidence, and single photos, the darker the "
     "less evidence. Dashed is what the border encloses; the square is the corner without which the class's probability "
-    "falls most, red where it falls too much. Where no class has five photos: photos alone."
+    "falls most, red where it falls too much. Where no class has six photos: photos alone."
 )
 
 

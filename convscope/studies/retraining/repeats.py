@@ -1,4 +1,4 @@
-"""How sure an accuracy is: over repetitions of an experiment, or of one from its photos."""
+"""How sure an accuracy is: over repetitions of an experiment, and over the photos that it was measured on."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convscope.studies.extra import extra
-from convscope.training.metrics import Z95
+from convscope.studies.interval import student
+from convscope.training.metrics import wilson
 
-ONCE = "of one run the interval is Wilson's, of the photos measured"
-SEVERAL = "intervals are Student's, of the mean over {} runs, but no narrower than Wilson's of the photos measured"
+ONCE = (
+    "intervals are of the photos measured alone (Wilson's; of a difference, Student's over photos that both were asked "
+    "about): each network was trained once, and another training might come out otherwise"
+)
+SEVERAL = "intervals are of the photos measured and of {} runs, both together (Wilson's and Student's)"
 
 
 class Spread(NamedTuple):
@@ -32,34 +35,61 @@ def derived(seed: int, repeat: int) -> int:
 
 
 def spread(shares: Sequence[float], photos: float) -> Spread:
-    """Of shares, one a repetition: their mean, and its interval, the wider of two at either end.
+    """Of shares, one a repetition: their mean, and its interval.
 
-    Student's is of what differs between repetitions: the draw of photos to learn from, weights and order. Wilson's is
-    of the ``photos`` measured, which may be the same in all: two runs that come to the same figure are not sure of it.
+    Two things are not known. What the mean would be of other ``photos`` of the kind, which may be the same in all
+    repetitions: Wilson's interval. And what it would be in other repetitions, with other draws of photos to learn from,
+    other weights, another order: Student's. Their reaches are joined as legs of a right angle (Zou & Donner 2008).
     """
     mean = math.fsum(shares) / len(shares)
-    low, high = share_interval(mean, photos)
-    if len(shares) > 1:
-        between = difference(shares)
-        low, high = min(low, max(0.0, between.low)), max(high, min(1.0, between.high))
-    return Spread(mean, low, high)
+    found = wilson(mean * photos, photos)
+    again = _over_repeats(shares)
+    return Spread(
+        mean,
+        max(0.0, mean - math.hypot(mean - found.low, again)),
+        min(1.0, mean + math.hypot(found.high - mean, again)),
+    )
 
 
-def difference(values: Sequence[float]) -> Spread:
-    """The mean of a value a repetition, and Student's interval of it; endless of one alone."""
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return Spread(mean, -math.inf, math.inf)
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    half = error * float(extra("scipy.special").stdtrit(len(values) - 1, 0.975))
-    return Spread(mean, mean - half, mean + half)
+def gain(one: np.ndarray, other: np.ndarray, labels: np.ndarray | None = None) -> Spread:
+    """By how much the first of two networks is right more often, and the interval of it.
+
+    ``one``, ``other``: 1 where a photo was told right, else 0, "repetitions photos"; NaN of one that was not asked
+    about. ``labels``: the mean is over these classes of the photos, else over the photos. Joined, as in ``spread``, are
+    what differs between repetitions and what differs between photos: the same ones were given to both, so it is their
+    difference photo by photo that counts. Two photos are added, half of one told right by each network alone, so
+    that two that never differ are not sure to be equal (Agresti & Min 2005).
+    """
+    apart = one - other
+    asked = np.isfinite(apart).any(0)
+    classes = np.zeros(apart.shape[1], np.int64) if labels is None else labels
+    each = shares(apart, classes)
+    mean = math.fsum(each) / len(each)
+    over = np.nanmean(apart[:, asked], 0)
+    own, counts = np.unique(classes[asked], return_inverse=True, return_counts=True)[1:]
+    rest = over - (np.bincount(own, over) / counts)[own]
+    freedom = len(over) + 2 - len(counts)
+    error = math.sqrt((float(rest @ rest) + 1) / freedom / (effective(counts) + 2))
+    half = math.hypot(student(freedom) * error, _over_repeats(each))
+    return Spread(mean, max(-1.0, mean - half), min(1.0, mean + half))
 
 
-def share_interval(share: float, photos: float, z: float = Z95) -> tuple[float, float]:
-    """Wilson's interval (1927) of a share of ``photos``, which may be an effective number and so not be whole."""
-    middle = (share + z * z / (2 * photos)) / (1 + z * z / photos)
-    half = z / (1 + z * z / photos) * math.sqrt(share * (1 - share) / photos + z * z / (4 * photos * photos))
-    return max(0.0, middle - half) if share > 0 else 0.0, min(1.0, middle + half) if share < 1 else 1.0
+def shares(right: np.ndarray, labels: np.ndarray | None = None) -> list[float]:
+    """Of each repetition of "repetitions photos" the mean over those that are no NaN, or over the means of classes."""
+    found = []
+    for row in right:
+        asked = np.isfinite(row)
+        own = np.zeros(int(asked.sum()), np.int64) if labels is None else labels[asked]
+        counts = np.bincount(own)
+        found.append(float((np.bincount(own, row[asked])[counts > 0] / counts[counts > 0]).mean()))
+    return found
+
+
+def _over_repeats(values: Sequence[float]) -> float:
+    """Half of Student's interval of the mean; nothing is known of it from one alone, and nothing is added."""
+    if len(values) < 2:
+        return 0.0
+    return student(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
 def effective(counts: Sequence[int] | np.ndarray) -> float:
@@ -69,7 +99,5 @@ def effective(counts: Sequence[int] | np.ndarray) -> float:
 
 
 def points(gain: Spread) -> str:
-    """A difference of shares in words, with its interval where there is one."""
-    if not math.isfinite(gain.low):
-        return f"{100 * gain.mean:+.1f} points"
+    """A difference of shares in words, with its interval."""
     return f"{100 * gain.mean:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"

@@ -7,6 +7,7 @@ key of all that the training depends on.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ import numpy as np
 
 from convscope.data.cache import key_of, replacing
 from convscope.data.catalog import digest
-from convscope.data.listing import TRAIN
+from convscope.data.listing import TEST, TRAIN
 from convscope.data.loading import cut
 from convscope.data.split import Assignment, write_split
 from convscope.errors import Cancelled
@@ -52,7 +53,8 @@ class Plan:
 class Figures:
     """What became of a training. ``accuracy``: a share of the photos kept apart; ``balanced``: mean over classes.
 
-    ``counts``: photos kept apart of each class. ``seen``: how many of them the network had been trained on before.
+    ``counts``: photos kept apart of each class. ``right``: for each of them 1 if it was told right, 0 if not, - if
+    it could not be read. ``seen``: how many of them the network had been trained on before.
     """
 
     accuracy: float
@@ -60,6 +62,7 @@ class Figures:
     top5: float | None
     photos: int
     counts: tuple[int, ...]
+    right: str
     train_accuracy: float | None
     parameters: int
     epochs: int
@@ -97,6 +100,11 @@ def _code_of(spec: str) -> bytes:
     return Path(file).expanduser().read_bytes() if prefix in ("file", "module") and file else b""
 
 
+def told_right(figures: Sequence[Figures]) -> np.ndarray:
+    """Of trainings that kept the same photos apart, "trainings photos": 1, 0, or NaN of one that could not be read."""
+    return np.array([[math.nan if word == "-" else float(word) for word in one.right] for one in figures])
+
+
 def epochs_for(steps: int, photos: int, batch: int) -> int:
     """How many epochs are at least so many steps."""
     each = len(cut(np.arange(photos), batch, least=2))
@@ -130,19 +138,22 @@ def _trained(data: DataSet, plan: Plan, place: Path) -> Figures:
         with unheard():
             done = train(data.source, out=place, resume="auto", **data.machine, **data.options, **settings)
             classifier = load_classifier(f"run:{place}").to(data.machine.get("device") or best_device())
+            apart = np.flatnonzero(plan.of == TEST)
+            seen = evaluate(classifier, found, apart, workers=data.machine.get("workers"))
             learned = None
             if plan.both:
                 rows = np.flatnonzero(plan.of == TRAIN)
                 learned = evaluate(classifier, found, rows, workers=data.machine.get("workers")).metrics.accuracy
     except Cancelled:
         raise Cancelled(f"cancelled in {place}: the same command goes on with it") from None
-    assert done.metrics is not None
+    right = dict(zip(seen.rows.tolist(), seen.right.tolist(), strict=True))
     return Figures(
-        done.metrics.accuracy,
-        done.metrics.balanced_accuracy,
-        done.metrics.top5,
-        done.metrics.count,
-        tuple(one.count for one in done.metrics.per_class),
+        seen.metrics.accuracy,
+        seen.metrics.balanced_accuracy,
+        seen.metrics.top5,
+        seen.metrics.count,
+        tuple(one.count for one in seen.metrics.per_class),
+        "".join("-" if row not in right else "1" if right[row] else "0" for row in apart.tolist()),
         learned,
         sum(parameter.numel() for parameter in classifier.network.parameters()),
         len(done.rows),
