@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+UNITS = (2, 4)  # dimensions of what has units: numbers, or maps, of each sample
+
 
 def function_name(function: Callable[..., Any]) -> str:
     """One name for all forms of a function: ``F.relu``, ``torch.relu_``, ``Tensor.relu`` -> relu; ``+=`` -> add."""
@@ -86,7 +88,7 @@ class CallWatch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        if self.stack and self.stack[-1] is not None and isinstance(output, Tensor) and output.ndim == 4:
+        if self.stack and self.stack[-1] is not None and isinstance(output, Tensor) and output.ndim in UNITS:
             path, name = self.stack[-1], function_name(func)
             if name and output.is_floating_point():
                 self.counts[path, name] += 1

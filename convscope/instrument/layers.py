@@ -12,6 +12,7 @@ from convscope.instrument.receptive_field import Field, receptive_field
 from convscope.instrument.trace import Event, Trace, Value, is_convolution, trace
 
 ENDS = ("@first", "@penultimate")
+RESHAPED = {"view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "alias", "detach", "clone"}  # the same numbers
 MATRIX = {"addmm", "mm", "linear", "matmul", "bmm"}
 POINTWISE = {
     *("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "batch_norm"),
@@ -93,14 +94,25 @@ def _end(name: str, taken: Trace) -> Event:
         first = next(filter(is_convolution, weighted), None)
         found = [] if first is None else _successors(taken, first.outputs[0])
     else:
-        before = taken.leading_to(weighted[-1].inputs[0]) if weighted else set[int]()
-        found = [event for event in taken.events if event.value is not None and event.value.index in before]
+        given = _reshaped_from(taken, weighted[-1].inputs[0]) if weighted else set[int]()
+        found = [event for event in taken.events if event.value is not None and event.value.index in given]
     if not found:
-        raise UsageError(f"{name}: no such layer is seen in the network; name one")
+        if name == "@first" and not any(map(is_convolution, taken.ops)):
+            raise UsageError("@first: the network has no convolution; name a layer")
+        raise UsageError(f"{name}: no module and no function call gives it; name a layer")
     # Several modules may hand on the same value: a module rather than a function, and the outermost.
     last = max(found, key=lambda event: event.done)
-    same = [event for event in found if event.value == last.value]
+    same = found if name == "@penultimate" else [event for event in found if event.value == last.value]
     return next((event for event in reversed(same) if not event.address.function), last)
+
+
+def _reshaped_from(taken: Trace, value: Value) -> set[int]:
+    """A value, and those that hold the same numbers in another shape."""
+    found = {value.index}
+    while (made := taken.made_by.get(value.index)) is not None and taken.ops[made].name in RESHAPED:
+        value = taken.ops[made].inputs[0]
+        found.add(value.index)
+    return found - {taken.input.index}
 
 
 def _successors(taken: Trace, value: Value) -> list[Event]:

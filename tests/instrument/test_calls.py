@@ -42,11 +42,11 @@ def calls(net, callers, image):
 def test_calls_of_modules_in_a_list_are_their_own():
     net = Loop()
     image = torch.rand(1, 3, 8, 8)
-    assert calls(net, [("", net)], image) == [("", "relu", 1), ("", "relu", 2)]
+    assert calls(net, [("", net)], image) == [("", "relu", 1), ("", "relu", 2), ("", "mean", 1)]
     block = [("blocks.1", net.blocks[1])]
     assert calls(net, block, image) == [("blocks.1", "sub", 1), ("blocks.1", "relu", 1)]
     both = calls(net, [("", net), *block], image)
-    assert both == [("blocks.1", "sub", 1), ("blocks.1", "relu", 1), ("", "relu", 1), ("", "relu", 2)]
+    assert both == [("blocks.1", "sub", 1), ("blocks.1", "relu", 1), ("", "relu", 1), ("", "relu", 2), ("", "mean", 1)]
 
 
 class Lent(nn.Module):
@@ -75,14 +75,14 @@ def test_a_module_called_from_elsewhere_keeps_its_calls():
     assert seen == [("block", "relu", 1), ("block", "add", 1)]
 
 
-def test_only_maps_are_reported():
+def test_maps_and_numbers_are_reported():
     class Mixed(nn.Module):
         def forward(self, x):
             x = torch.flatten(F.relu(x), 1)
-            return F.relu(x), (x > 0).view(1, 3, 8, 8)
+            return F.relu(x).view(1, 3, 64).sum(), (x > 0).view(1, 3, 8, 8)
 
     net = Mixed()
-    assert calls(net, [("", net)], torch.rand(1, 3, 8, 8)) == [("", "relu", 1)]
+    assert calls(net, [("", net)], torch.rand(1, 3, 8, 8)) == [("", "relu", 1), ("", "flatten", 1), ("", "relu", 2)]
 
 
 def test_nothing_stays():
