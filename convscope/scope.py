@@ -310,10 +310,10 @@ class Scope:
         """
         from convscope.studies.making import study
 
-        choice = {"label": label, "sample": sample, "background": self.background}
-        place = {"out": out, "options": options, "workers": workers}
+        how: dict[str, Any] = {"background": self.background, "model": self.loading, "seed": seed}
+        how |= {"label": label, "sample": sample, "out": out, "options": options, "workers": workers}
         with shown(self.progress):
-            return study(self.classifier, name, subject, settings, choice, place, self.loading, seed)
+            return study(self.classifier, name, subject, settings, **how)
 
     def export(self, file: str | Path, *, check: Photos | None = None) -> Exported:
         """Write the model, its normalisation, framing and class names to ``file``: ``.onnx`` or ``.safetensors``.

@@ -85,7 +85,7 @@ def _function(name: str, study: Any) -> Any:
         shown = typer.Option(
             f"--{setting.name.replace('_', '-')}",
             metavar=None if setting.type == "bool" else METAVARS.get(setting.type.split(" ")[0], "TEXT"),
-            help=f"{setting.help}{choices}{default}",
+            help=f"{_plain(setting.help)}{choices}{default}",
             rich_help_panel=SETTINGS,
             show_default=False,
         )
@@ -161,15 +161,19 @@ def _of_photos(
     from convscope.progress import ConsoleProgress, reporting
     from convscope.studies import configure
     from convscope.studies.making import check_free
+    from convscope.studies.result import earlier_files
 
     configure(name, settings)  # what is wrong with a setting is said before a model is loaded
     check_free(out or Path("studies") / name, name)
     scope = chosen.open(background=background, canvas_option=CANVAS_OPTION)
     place = out or Path("studies") / name
+    earlier = earlier_files(place)
     with staged(place) as draft:
         with reporting(ConsoleProgress()), explained_size(scope, option=CANVAS_OPTION):
             found = scope.study(name, photos, label=label, sample=sample, seed=seed, **settings)
-        found.save(draft)
+        names = {file.name for file in found.save(draft)}
+    for file in earlier - names:
+        (place / file).unlink(missing_ok=True)
     _tell(found, place, json)
 
 
@@ -250,6 +254,11 @@ def _tell(found: Result, place: Path, json: bool) -> None:
         note(line)
     if found.faults:
         raise typer.Exit(1)
+
+
+def _plain(text: str) -> str:
+    """Brackets are brackets, and no markup."""
+    return text.replace("[", "\\[")
 
 
 def _typed(value: Any) -> str:

@@ -71,7 +71,8 @@ def _alias(name: str, taken: Trace) -> list[Address]:
         return [_end(name, taken).address]
     stages = _stages(taken)
     if not stages:
-        raise UsageError(f"{name}: no spatial maps are seen in the network; scripted code cannot be looked into")
+        why = "scripted code cannot be looked into" if any(map(is_convolution, taken.ops)) else "it has no convolution"
+        raise UsageError(f"{name}: no spatial maps are seen in the network: {why}")
     if name == "@last_conv":
         return [stages[-1].address]
     if name == "@stages":

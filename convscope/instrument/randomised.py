@@ -22,10 +22,11 @@ HOWS = get_args(How)
 SETTLING = 4  # images of noise, from which BatchNorm learns what to expect
 
 
-def randomised(classifier: Classifier, seed: int = 0) -> Classifier:
+def randomised(classifier: Classifier, seed: int = 0, size: tuple[int, int] | None = None) -> Classifier:
     """A copy whose weights are the same numbers in another order, tensor by tensor; ModelError if it has no copy.
 
-    BatchNorm's statistics are taken anew, on noise, so that no layer falls silent for what is expected of it.
+    BatchNorm's statistics are taken anew, on noise of ``size`` (by default the network's own canvas), so that no layer
+    falls silent for what is expected of it.
     """
     network = copied(classifier.network)
     generator = torch.Generator().manual_seed(seed)
@@ -33,7 +34,7 @@ def randomised(classifier: Classifier, seed: int = 0) -> Classifier:
         for weight in network.parameters():
             _shuffle(weight, generator)
     found = _around(network, classifier, "weights shuffled")
-    _settle(found, network.modules(), generator)
+    _settle(found, network.modules(), generator, size)
     return found
 
 

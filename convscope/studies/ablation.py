@@ -86,7 +86,6 @@ class Ablation:
         network = f"{spec} ({titled(self.base)})" if self.base else spec
         title = f"What the parts of {network} are worth on {found.source}"
         notes = [
-            *data.remarks,
             apart.remark,
             f"{learned:,} photos learned from, {int((of == TEST).sum()):,} measured",
             SEVERAL.format(self.repeats) if self.repeats > 1 else ONCE,

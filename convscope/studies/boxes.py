@@ -1,4 +1,4 @@
-"""Boxes that a person drew on photos, read from a JSON file and brought to the network's canvas.
+"""Boxes that a person drew on photos, of a JSON file or a dict, brought to the network's canvas.
 
 Either what a photo shows, ``{"photo.jpg": [[top, left, bottom, right], ...]}``, or its parts by name,
 ``{"photo.jpg": {"right eye": [top, left, bottom, right]}}``, in pixels of the photo as it is seen (upright, before it
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
@@ -19,21 +19,23 @@ from convscope.images.frame import Placement
 from convscope.studies.subject import Album
 
 Box: TypeAlias = tuple[int, int, int, int]  # top, left, bottom, right on the canvas
+Given: TypeAlias = str | Path | Mapping[str, Any]  # a file, or what such a file holds
 
 SIMPLE = '{"photo.jpg": [[top, left, bottom, right]]}'
 NAMED = '{"photo.jpg": {"right eye": [top, left, bottom, right]}}'
 
 
-def boxes_of(album: Album, file: str | Path) -> tuple[list[tuple[Box, ...]], list[str]]:
+def boxes_of(album: Album, given: Given) -> tuple[list[tuple[Box, ...]], list[str]]:
     """Each photo's boxes on the canvas, none where it has none that the network sees, and what is to be said of them.
 
-    UsageError in one line for a file that does not say what it should.
+    ``given``: a JSON file, or what it would hold. UsageError in one line where that does not say what it should.
     """
-    given, notes = _by_photo(album, file, SIMPLE)
+    file = called(given)
+    told_of, notes = _by_photo(album, given, SIMPLE)
     found: list[tuple[Box, ...]] = []
     unseen = 0
     for row, name in enumerate(album.names):
-        told = given.get(row, [])
+        told = told_of.get(row, [])
         if isinstance(told, dict) or not isinstance(told, list):
             raise UsageError(f"{file}: of {name} a list of boxes is expected, as in {SIMPLE}")
         each = [told] if told and not isinstance(told[0], list) else told  # one box needs no list around it
@@ -43,13 +45,14 @@ def boxes_of(album: Album, file: str | Path) -> tuple[list[tuple[Box, ...]], lis
     return found, [*notes, *_unseen(unseen)]
 
 
-def parts_of(album: Album, file: str | Path) -> tuple[list[dict[str, Box]], list[str]]:
+def parts_of(album: Album, given: Given) -> tuple[list[dict[str, Box]], list[str]]:
     """Each photo's named parts on the canvas, and what is to be said of them; as ``boxes_of`` otherwise."""
-    given, notes = _by_photo(album, file, NAMED)
+    file = called(given)
+    told_of, notes = _by_photo(album, given, NAMED)
     found: list[dict[str, Box]] = []
     unseen = 0
     for row, name in enumerate(album.names):
-        told = given.get(row, {})
+        told = told_of.get(row, {})
         if not isinstance(told, dict):
             raise UsageError(f"{file}: of {name} named parts are expected, as in {NAMED}")
         placed = {part: _placed(album, row, box, f"{file}: {part} of {name}") for part, box in told.items()}
@@ -58,9 +61,16 @@ def parts_of(album: Album, file: str | Path) -> tuple[list[dict[str, Box]], list
     return found, [*notes, *_unseen(unseen)]
 
 
-def _by_photo(album: Album, file: str | Path, form: str) -> tuple[dict[int, Any], list[str]]:
-    """What the file says of each photo that it names, by the photo's row."""
-    told = _read(file, form)
+def called(given: Given) -> str:
+    """How a message names where boxes come from."""
+    return "the given dict" if isinstance(given, Mapping) else str(given)
+
+
+def _by_photo(album: Album, given: Given, form: str) -> tuple[dict[int, Any], list[str]]:
+    """What is said of each photo that is named, by the photo's row."""
+    # As JSON would hold them: tuples are lists.
+    told = json.loads(json.dumps(dict(given))) if isinstance(given, Mapping) else _read(given, form)
+    file = called(given)
     found: dict[int, Any] = {}
     strange = []
     for name, value in told.items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from convscope.instrument.fill import FILL_HELP, FILLS, fill_like
 from convscope.progress import track
 from convscope.settings import setting
 from convscope.studies import drawing
-from convscope.studies.boxes import Box, parts_of
+from convscope.studies.boxes import Box, called, parts_of
 from convscope.studies.interval import FEWEST, Estimate, estimate_pairs
 from convscope.studies.looks import LAYERS_HELP, Layers, layers_meant, outputs_of
 from convscope.studies.registry import register
@@ -75,7 +75,7 @@ class Correspondence:
     on none of its named parts where there is room.
     """
 
-    parts: Path | None = setting(
+    parts: str | Path | dict[str, Any] | None = setting(
         default=None,
         help='JSON file of each photo\'s parts: {"a.jpg": {"nose": [top, left, bottom, right]}}, in its pixels',
     )
@@ -99,7 +99,9 @@ class Correspondence:
         enough = {name: own for name, own in parts.items() if len(own) > 1}
         notes += [f"{name} is seen in one photo alone: nothing to compare with" for name in parts if name not in enough]
         if not enough:
-            raise UsageError(f"{self.parts}: no part is seen in two of the photos, so there is nothing to compare")
+            raise UsageError(
+                f"{called(self.parts)}: no part is seen in two of the photos, so there is nothing to compare"
+            )
         layers = layers_meant(album.classifier, self.layers, album.images)
         found: list[Compared] = []
         crowded = 0

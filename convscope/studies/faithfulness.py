@@ -20,7 +20,7 @@ from convscope.models.classifier import Classifier
 from convscope.progress import track
 from convscope.settings import Reals, Words, setting
 from convscope.studies import compared
-from convscope.studies.boxes import Box, boxes_of
+from convscope.studies.boxes import Box, boxes_of, called
 from convscope.studies.faithfulness_figure import curves_figure, scores_figure
 from convscope.studies.faithfulness_told import Entry, Measured, findings_of, tables_of
 from convscope.studies.interval import FEWEST
@@ -93,7 +93,7 @@ class Faithfulness:
         help="what orders the pixels of pixel attributions: the sum of the channels' magnitudes, or their signed sum",
         choices=("magnitude", "signed"),
     )
-    boxes: str | Path | None = setting(
+    boxes: str | Path | dict[str, Any] | None = setting(
         default=None,
         help="JSON file with the photos' names, and for each a list of boxes: top, left, bottom, right, in its pixels",
     )
@@ -106,8 +106,8 @@ class Faithfulness:
         methods, notes = compared.methods_meant(self.methods, self.passes)
         marked, told = boxes_of(album, self.boxes) if self.boxes is not None else ([()] * len(album), [])
         if self.boxes is not None and not any(marked):
-            raise UsageError(f"{self.boxes}: none of its boxes lies where the network sees the photo")
-        control, refusal = _shuffled(album.classifier, seed)
+            raise UsageError(f"{called(self.boxes)}: none of its boxes lies where the network sees the photo")
+        control, refusal = _shuffled(album, seed)
         found = settled._measured(album, methods, control, marked, seed)
         tables = tables_of(found, album)
         figures = [Figure("scores", _scores_caption(found), lambda: scores_figure(found))]
@@ -267,10 +267,10 @@ def _means(values: np.ndarray) -> np.ndarray:
     return np.divide(total, there.sum(-1), out=np.full(len(values), np.nan), where=there.any(-1))
 
 
-def _shuffled(classifier: Classifier, seed: int) -> tuple[Classifier | None, list[str]]:
+def _shuffled(album: Album, seed: int) -> tuple[Classifier | None, list[str]]:
     """The same network with its weights shuffled, where it can be copied."""
     try:
-        return randomised(classifier, seed), []
+        return randomised(album.classifier, seed, (album.images.shape[2], album.images.shape[3])), []
     except ModelError as error:
         return None, [f"there is no control with shuffled weights: {error}"]
 

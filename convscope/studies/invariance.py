@@ -134,7 +134,12 @@ class Invariance:
         for name in self.transforms:
             if name not in ranges:
                 raise unknown("transform", name, ranges)
-        return {name: sorted({*map(float, ranges[name]), NEUTRAL[name]}) for name in self.transforms}
+        plans = {name: sorted({*map(float, ranges[name]), NEUTRAL[name]}) for name in self.transforms}
+        for name, amounts in plans.items():
+            if len(amounts) < 2:
+                side = height if name == "shift" else width
+                raise UsageError(f"invariance: {self.shift} of {side} pixels is less than one pixel: nothing moves")
+        return plans
 
     def _moved(
         self, album: Album, row: int, layers: Sequence[Address], kind: str, amounts: list[float]

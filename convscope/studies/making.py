@@ -18,36 +18,54 @@ from convscope.studies.registry import STUDIES, configure
 from convscope.studies.result import RESULT, Result
 from convscope.studies.subject import Album, DataSet, drawn
 
+SAMPLE = 100  # photos, at most, where nobody says
+
 
 def study(
     classifier: Classifier,
     name: str,
     subject: Photos,
     settings: Mapping[str, Any],
-    choice: Mapping[str, Any],
-    place: Mapping[str, Any],
-    model: Mapping[str, Any] | None,
-    seed: int,
+    *,
+    label: int | str | None = None,
+    sample: int | None = SAMPLE,
+    background: str = "white",
+    out: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+    model: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> Result:
-    """A study of photos, by ``choice``: label, sample, background; or of a data set, with ``place``: out, options,
-    workers."""
+    """A study of photos, by ``label``, ``sample`` and ``background``; or of a data set, by ``options`` and ``workers``.
+
+    ``model``: how the classifier was loaded. The result is written to ``out``, where that is given; a study of a data
+    set always has a folder.
+    """
     if name not in STUDIES:
         raise unknown("study", name, STUDIES)
-    if STUDIES[name].traits.of == "photos":
-        study = configure(name, settings)
-        if place["out"] is not None:
-            check_free(Path(place["out"]), name)
-        found = _of_photos(classifier, study, subject, seed, **choice)
-        if place["out"] is not None:
-            found.save(place["out"])
-        return found
-    if STUDIES[name].traits.of == "architecture":
+    kind = STUDIES[name].traits.of
+    if kind == "architecture":
         raise UsageError(f"{name} trains networks from nothing: convscope study {name} DATA --model MODEL")
+    if kind == "photos":
+        _refuse(f"{name} is a study of photos", options=options, workers=workers)
+        study = configure(name, settings)
+        if out is not None:
+            check_free(Path(out), name)
+        found = _of_photos(classifier, study, subject, seed, label=label, sample=sample, background=background)
+        if out is not None:
+            found.save(out)
+        return found
+    _refuse(f"{name} is a study of a data set", label=label, sample=None if sample == SAMPLE else sample)
     if not isinstance(subject, (str, Path)):
         raise UsageError(f"{name} is a study of a data set: name a folder or list of photos, or a set")
-    machine = {"workers": place["workers"], "device": classifier.device}
-    data = _data(name, subject, place["out"], model or {}, place["options"], machine, classifier)
+    machine = {"workers": workers, "device": classifier.device}
+    data = _data(name, subject, out, model or {}, options, machine, classifier)
     return _of_data(configure(name, settings), data, seed)
+
+
+def _refuse(why: str, **given: Any) -> None:
+    if meant := [name for name, value in given.items() if value]:
+        raise UsageError(f"{why}, which takes no {' and no '.join(meant)}")
 
 
 def study_architecture(

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import math
+import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -165,12 +167,25 @@ class Result:
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write ``NAME.csv`` of each table, ``NAME.png`` and ``NAME.svg`` of each figure, ``result.json`` with all
-        that is said, and ``report.html`` with all of it; the files."""
-        from convscope.studies.page import html
+        that is said, and ``report.html`` with all of it; the files.
 
+        They come to their places once all are written, and what an earlier result had there beside them goes.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        files = []
+        earlier = earlier_files(folder)
+        with tempfile.TemporaryDirectory(prefix=".study-", dir=folder) as draft:
+            names = [file.name for file in self._write(Path(draft))]
+            for name in names:
+                os.replace(Path(draft, name), folder / name)
+        for name in earlier.difference(names):
+            (folder / name).unlink(missing_ok=True)
+        return [folder / name for name in names]
+
+    def _write(self, folder: Path) -> list[Path]:
+        from convscope.studies.page import html
+
+        files: list[Path] = []
 
         def place(name: str) -> Path:
             files.append(folder / name)
@@ -181,9 +196,9 @@ class Result:
         for figure in self.figures:
             self.picture(figure.name).save(place(f"{figure.name}.png"))
             figure.save(place(f"{figure.name}.svg"))
+        place("report.html").write_text(html(self), "utf-8", "backslashreplace")
         told = json.dumps(self.about(), indent=2, ensure_ascii=False, default=str)
         place(RESULT).write_text(told + "\n", "utf-8", "backslashreplace")
-        place("report.html").write_text(html(self), "utf-8", "backslashreplace")
         return files
 
     @cached_property
@@ -213,6 +228,17 @@ def result(
     notes = (*subject.notes, *notes)
     paper, settings = study.traits.paper, asdict(study)
     return Result(study.name, paper, title, subject.about(), settings, seed, tables, figures, findings, notes, faults)
+
+
+def earlier_files(folder: Path) -> set[str]:
+    """The tables and figures of the result that a folder holds."""
+    try:
+        told = json.loads((folder / RESULT).read_text("utf-8"))
+        names = [f"{name}.csv" for name in told["tables"]]
+        names += [f"{name}.{kind}" for name in told["figures"] for kind in ("png", "svg")]
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
+    return {name for name in names if Path(name).name == name}
 
 
 def in_words(value: Cell) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -129,7 +129,7 @@ class DataSet:
     classifier: Classifier | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: ClassVar[tuple[str, ...]] = ()  # what is to be said of it depends on what a study takes of it: ``remarks``
 
     @cached_property
     def listing(self) -> Listing:

@@ -75,6 +75,7 @@ def test_parts_by_name(tmp_path, written):
     album = album_of(tmp_path, {"a.png": (40, 40), "b.png": (40, 40)}, Framing((40, 40)))
     found, _ = parts_of(album, written({"b.png": {"right eye": [1, 2, 3, 4], "nose": [5, 6, 7, 8]}}))
     assert found == [{}, {"right eye": (1, 2, 3, 4), "nose": (5, 6, 7, 8)}]
+    assert parts_of(album, {"b.png": {"right eye": (1, 2, 3, 4), "nose": [5, 6, 7, 8]}})[0] == found
 
 
 @pytest.mark.parametrize("name", ["cats/p.png", "cats\\p.png"])
@@ -128,6 +129,10 @@ def test_no_file_and_boxes_where_parts_are_meant(tmp_path, written):
     album = album_of(tmp_path, {"a.png": (80, 80)})
     with pytest.raises(UsageError, match="there is no file of boxes"):
         boxes_of(album, tmp_path / "missing.json")
+    with pytest.raises(UsageError, match=r"^the given dict: of a\.png a list of boxes is expected"):
+        boxes_of(album, {"a.png": {"nose": (1, 1, 2, 2)}})
+    with pytest.raises(UsageError, match=r"^the given dict names none of the photos"):
+        boxes_of(album, {"b.png": [(1, 1, 2, 2)]})
     with pytest.raises(UsageError, match="cannot be read"):
         boxes_of(album, tmp_path)
     with pytest.raises(UsageError, match=r"of a\.png named parts are expected"):

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -12,7 +13,7 @@ from convscope.errors import UsageError
 from convscope.models.classes import Classes
 from convscope.studies import STUDIES, configure
 from convscope.studies.registry import register
-from convscope.studies.result import Figure, Result, Table, in_words, result
+from convscope.studies.result import Figure, Result, Table, earlier_files, in_words, result
 from convscope.studies.subject import Album
 from tests.nets import classifier_of, photos, vgg_like
 
@@ -65,7 +66,7 @@ def test_unknown_names_are_said_with_the_nearest():
 
 def test_the_files(tmp_path):
     files = made().save(tmp_path / "out")
-    wanted = ["one.csv", "two.csv", "chart.png", "chart.svg", "result.json", "report.html"]
+    wanted = ["one.csv", "two.csv", "chart.png", "chart.svg", "report.html", "result.json"]
     assert [file.name for file in files] == wanted
     assert all(file.parent == tmp_path / "out" for file in files)
     told = json.loads((tmp_path / "out" / "result.json").read_text())
@@ -75,6 +76,31 @@ def test_the_files(tmp_path):
     with Image.open(tmp_path / "out" / "chart.png") as picture:
         assert picture.width == pytest.approx(450, abs=2)
     assert ElementTree.parse(tmp_path / "out" / "chart.svg").getroot().tag.endswith("svg")
+
+
+def test_what_an_earlier_result_left_goes_and_nothing_else(tmp_path):
+    first = made()
+    first.save(tmp_path)
+    (tmp_path / "mine.csv").write_text("a\n")
+    later = replace(first, tables=first.tables[:1], figures=(), _drawn={})
+    kept = {file.name for file in later.save(tmp_path)}
+    assert {file.name for file in tmp_path.iterdir()} == kept | {"mine.csv"}
+    (tmp_path / "result.json").write_text(json.dumps({"tables": ["../mine", "mine/../mine"], "figures": []}))
+    assert earlier_files(tmp_path) == set()
+
+
+def test_a_result_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
+    first = made()
+    first.save(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def broken():
+        raise RuntimeError("no ink")
+
+    later = replace(first, title="another", figures=[Figure("broken", "", broken)], _drawn={})
+    with pytest.raises(RuntimeError, match="no ink"):
+        later.save(tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_the_same_result_gives_the_same_bytes(tmp_path):

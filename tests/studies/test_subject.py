@@ -116,3 +116,18 @@ def test_a_study_of_photos_is_written_where_it_is_asked(tmp_path):
     assert (tmp_path / "out" / "summary.csv").read_text() == found.table("summary").csv()
     with pytest.raises(UsageError, match="a seed is 0 or more, got -1"):
         scope.study("invariance", torch.rand(2, 3, 8, 8), seed=-1, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("invariance", {"workers": 2}, "invariance is a study of photos, which takes no workers"),
+        ("agreement", {"workers": 2, "options": {"copies": True}}, "which takes no options and no workers"),
+        ("probes", {"label": "cat"}, "probes is a study of a data set, which takes no label"),
+        ("transfer", {"sample": 5}, "transfer is a study of a data set, which takes no sample"),
+        ("invariance", {"shift": 0.01}, "0.01 of 8 pixels is less than one pixel"),
+    ],
+)
+def test_what_means_nothing_to_a_study_is_refused(name, given, said):
+    with pytest.raises(UsageError, match=said):
+        Scope(model(), progress=False).study(name, torch.rand(2, 3, 8, 8), **given)
