@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,10 +96,23 @@ print(json.dumps({"few": few, "many": many, "naive": growth(Naive(100_000), 100_
 def script(text: str, *args: str) -> subprocess.Popen[str]:
     """A process of its own, with a group of its own as from a terminal."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
+    started.append(subprocess.Popen(
         [sys.executable, "-c", text, *args],
         cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    ))  # fmt: skip
+    return started[-1]
+
+
+started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _none_is_left() -> Iterator[None]:
+    """A process that a failed test did not come to end would run on."""
+    yield
+    while started:
+        with suppress(ProcessLookupError):
+            os.killpg(started.pop().pid, signal.SIGKILL)
 
 
 def test_a_workers_memory_does_not_grow_with_the_number_of_files() -> None:
@@ -213,6 +227,8 @@ wanted = []
 if sys.argv[2] == "asked":
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: wanted.append(number))
+else:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
 photos = Photos(catalog(sys.argv[1]), Framing((64, 64)), 3)
 batches = 0
 try:
