@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from convscope.data.sources import SourceOptions
-from convscope.errors import UsageError, unknown
-from convscope.images.given import Photos, Source, canvases, several
-from convscope.images.read import find_photos
+from convscope.errors import ImageError, UsageError, unknown
+from convscope.images.frame import Placement
+from convscope.images.given import Photos, Source, canvases, joined, several
+from convscope.images.read import Photo, find_photos
 from convscope.models.classifier import Classifier
 from convscope.studies.registry import STUDIES, configure
 from convscope.studies.result import RESULT, Result
 from convscope.studies.subject import Album, DataSet, drawn
+from convscope.types import Images
 
 SAMPLE = 100  # photos, at most, where nobody says
+SMALL = 256  # pixels: photos themselves are not looked at again, and many would fill the memory
 
 
 def study(
@@ -98,14 +102,39 @@ def _of_photos(
 ) -> Result:
     check_seed(seed)
     chosen, total = _drawn(photos, sample, seed)  # before any is read
-    images, seen = canvases(chosen, classifier.framing, classifier.channels, background)
-    remarks = [f"{len(images)} of {total:,} photos, drawn at random (seed {seed})"] if len(images) < total else []
+    fewer = sample is not None and sample < total
+    remarks = [f"{sample} of {total:,} photos, drawn at random (seed {seed})"] if fewer else []
+    images, seen, refused = _readable(chosen, classifier, background)
+    remarks += [f"left out: {reason}" for reason in refused]
     if len(images) < study.traits.fewest:
         raise UsageError(f"{study.name} compares photos: give at least {study.traits.fewest}, got {len(images)}")
     album = Album.of(classifier, images.to(classifier.device), seen, label, remarks)
     _ = album.probabilities  # a network that gives none is refused now
     found: Result = study.run(album, seed)
     return found
+
+
+def _readable(
+    photos: Photos, classifier: Classifier, background: str
+) -> tuple[Images, list[tuple[Photo, Placement]], list[str]]:
+    """The canvases of the photos that can be read, their photos in that size, and why the others cannot."""
+    how = classifier.framing, classifier.channels, background
+    if isinstance(photos, Tensor) or not photos or not all(isinstance(one, (str, Path)) for one in several(photos)):
+        return *canvases(photos, *how), []
+    found, names, refused = [], [], list[str]()
+    seen: list[tuple[Photo, Placement]] = []
+    for source in several(photos):
+        try:
+            image, [(photo, placement)] = canvases(source, *how)
+        except ImageError as error:  # of many photos one may be broken
+            refused.append(str(error))
+            continue
+        found.append(image)
+        names.append(photo.name)
+        seen.append((replace(photo, image=photo.image.reduce(max(1, max(photo.image.size) // SMALL))), placement))
+    if not found:
+        raise ImageError(refused[0])
+    return joined(found, names), seen, refused
 
 
 def _data(

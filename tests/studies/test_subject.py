@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from convscope.errors import UsageError
+from convscope.errors import ImageError, UsageError
 from convscope.images.frame import Framing
 from convscope.images.given import canvases
 from convscope.models.classes import Classes
@@ -116,6 +116,21 @@ def test_a_study_of_photos_is_written_where_it_is_asked(tmp_path):
     assert (tmp_path / "out" / "summary.csv").read_text() == found.table("summary").csv()
     with pytest.raises(UsageError, match="a seed is 0 or more, got -1"):
         scope.study("invariance", torch.rand(2, 3, 8, 8), seed=-1, **settings)
+
+
+def test_a_broken_photo_is_left_out_and_said(tmp_path):
+    good = [save(tmp_path / f"{i}.png", "red") for i in range(2)]
+    (tmp_path / "broken.png").write_bytes(good[0].read_bytes()[:50])
+    settings = {"layers": "pixels", "transforms": "shift", "steps": 3}
+    found = Scope(model(), progress=False).study("invariance", tmp_path, **settings)
+    assert [photo["name"] for photo in found.of["photos"]] == ["0.png", "1.png"]
+    assert any(note.startswith("left out: ") and "broken.png" in note for note in found.notes)
+    with pytest.raises(ImageError, match=r"broken\.png"):
+        Scope(model(), progress=False).study("invariance", tmp_path / "broken.png", **settings)
+    for file in good:
+        file.write_bytes(b"no")
+    with pytest.raises(ImageError, match=r"0\.png"):
+        Scope(model(), progress=False).study("invariance", tmp_path, **settings)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+
+from tests.cli.test_process import as_started_by_a_shell
 
 NET = """
 from torch import nn
@@ -63,9 +66,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(place: Path, *args: str, every: float = 0.0, epoch: float = 0.0, kill: int = 0, by: str = "SIGKILL"):
     env = {**os.environ, "EVERY": str(every), "EPOCH": str(epoch), "KILL_AT": str(kill), "WITH": by}
     line = [sys.executable, "driver.py", "train", "digits", "--model", "net.py:Net", *SETTINGS, *args]
-    return subprocess.run(
-        line, cwd=place, env={**env, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True
-    )
+    env |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    how: dict[str, Any] = {"capture_output": True, "text": True, "preexec_fn": as_started_by_a_shell}
+    return subprocess.run(line, cwd=place, env=env, **how)
 
 
 @pytest.fixture(scope="module")
