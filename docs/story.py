@@ -1,4 +1,4 @@
-"""The story of docs/studies.md, run: two networks learn Fashion-MNIST, the first is diagnosed, the second is its cure.
+"""The story of docs/studies.md, run: a network learns Fashion-MNIST, is diagnosed and mended, twice.
 
     python docs/story.py --fashion-mnist DIR [--out runs/story]
 
@@ -16,13 +16,13 @@ from make import store
 
 import convscope as cs
 from convscope.errors import ConvscopeError
-from convscope.images.sheet import stacked
+from convscope.images.sheet import headed, stacked
 
 NETS = Path(__file__).with_name("story_nets.py")
-NAMES = ("alexnet_like", "zfnet_like")
+NAMES = ("alexnet_like", "zfnet_like", "zfnet_like_begun_small")
 TRAINING = {
-    **{"size": 64, "subset": "2000/200/1000", "batch_size": 32, "epochs": 8},
-    **{"optimizer": "sgd", "lr": 0.05, "weight_decay": 2e-3},
+    **{"size": 32, "subset": "4000/200/1000", "batch_size": 64, "epochs": 8},
+    **{"optimizer": "sgd", "lr": 0.05, "weight_decay": 5e-4},
 }
 
 
@@ -31,17 +31,18 @@ def main() -> None:
     parser.add_argument("--fashion-mnist", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--out", type=Path, default=Path("runs/story"))
     asked = parser.parse_args()
-    found = {}
+    found, nets = {}, {}
     for name in NAMES:
         place = asked.out / name
         if not (place / "README.md").exists():
             cs.train(str(asked.fashion_mnist), model=f"{NETS}:{name}", **TRAINING, out=place)
-        net = cs.load(f"run:{place}")
+        nets[name] = net = cs.load(f"run:{place}")
         print(name, net.evaluate())
         found[name] = net.study("diagnose", str(asked.fashion_mnist), out=asked.out / f"{name}-diagnosed")
         print(found[name].text, flush=True)
-    for figure in ("aliasing", "filters"):
-        store(f"story-{figure}", stacked([found[name].picture(figure) for name in NAMES]))
+    store("story-aliasing", found[NAMES[0]].picture("aliasing"))
+    rows = [headed(nets[name].filters("0").sheet(columns=16), name) for name in NAMES]
+    store("story-filters", stacked(rows))
 
 
 if __name__ == "__main__":

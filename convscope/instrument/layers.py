@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -9,11 +10,14 @@ from torch import Tensor, nn
 from convscope.errors import UsageError, unknown
 from convscope.instrument.address import LOGITS, Address, matching, modules_by_path, parse_address
 from convscope.instrument.receptive_field import Field, receptive_field
-from convscope.instrument.trace import Event, Trace, Value, is_convolution, trace
+from convscope.instrument.trace import Event, Op, Trace, Value, is_convolution, trace
 
 ENDS = ("@first", "@penultimate")
 RESHAPED = {"view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "alias", "detach", "clone"}  # the same numbers
-MATRIX = {"addmm", "mm", "linear", "matmul", "bmm"}
+MATRIX = {
+    *("addmm", "mm", "linear", "matmul", "bmm", "addmv", "mv", "baddbmm"),
+    *("_trilinear", "_cdist_forward", "_euclidean_dist"),
+}
 POINTWISE = {
     *("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "batch_norm"),
     *("relu", "hardtanh", "clamp", "clamp_min", "threshold", "silu", "gelu", "leaky_relu", "elu", "hardswish", "celu"),
@@ -88,15 +92,16 @@ def _alias(name: str, taken: Trace) -> list[Address]:
 def _end(name: str, taken: Trace) -> Event:
     """``@first``: the first convolution's maps after what is done to them in place: BatchNorm and activation.
     ``@penultimate``: what the last weights, those that make the logits, are given."""
-    weighted = [op for op in taken.ops if is_convolution(op) or op.name in MATRIX]
+    weighted = [op for op in taken.ops if is_convolution(op) or (op.name in MATRIX and _weights(op))]
     leading = taken.leading_to(taken.output) if taken.output is not None else set[int]()
     weighted = [op for op in weighted if op.outputs[0].index in leading]
     if name == "@first":
         first = next(filter(is_convolution, weighted), None)
         found = [] if first is None else _successors(taken, first.outputs[0])
     else:
-        given = _reshaped_from(taken, weighted[-1].inputs[0]) if weighted else set[int]()
+        given = _reshaped_from(taken, _given_to_the_last(taken, weighted)) if weighted else set[int]()
         found = [event for event in taken.events if event.value is not None and event.value.index in given]
+        found = [event for event in found if event.value and event.value.shape[0] == taken.input.shape[0]]
     if not found:
         if name == "@first" and not any(map(is_convolution, taken.ops)):
             raise UsageError("@first: the network has no convolution; name a layer")
@@ -105,6 +110,26 @@ def _end(name: str, taken: Trace) -> Event:
     last = max(found, key=lambda event: event.done)
     same = found if name == "@penultimate" else [event for event in found if event.value == last.value]
     return next((event for event in reversed(same) if not event.address.function), last)
+
+
+def _weights(op: Op) -> bool:
+    """Whether it multiplies by weights, and not by something else that was computed."""
+    return any(constant.ndim > 1 for constant in op.constants)
+
+
+def _given_to_the_last(taken: Trace, weighted: Sequence[Op]) -> Value:
+    """What the last weights are given, where they alone make the logits of it."""
+    last = weighted[-1]
+    reached = {taken.output.index} if taken.output is not None else set[int]()
+    for op in reversed(taken.ops):
+        if op is last or not any(out.index in reached for out in op.outputs):
+            continue
+        if any(op is one for one in weighted):
+            raise UsageError("@penultimate: more than the last weights make the logits; name a layer")
+        reached.update(source.index for source in op.inputs)
+    if len({value.index for value in last.inputs}) > 1:
+        raise UsageError("@penultimate: the last weights are given more than one thing; name a layer")
+    return last.inputs[0]
 
 
 def _reshaped_from(taken: Trace, value: Value) -> set[int]:

@@ -12,11 +12,12 @@ from convscope.errors import UsageError
 from convscope.settings import setting
 from convscope.studies import drawing
 from convscope.studies.ablation_variants import WHOLE, Variant, titled, variants_to_train
+from convscope.studies.interval import FEWEST
 from convscope.studies.registry import register
 from convscope.studies.result import Figure, Result, Table, in_words, result
 from convscope.studies.retraining.folds import keep_apart
 from convscope.studies.retraining.options import TRAINING_HELP, Options, Variants, training_settings
-from convscope.studies.retraining.repeats import ONCE, SEVERAL, Spread, derived, gain, points, spread
+from convscope.studies.retraining.repeats import ONCE, SEVERAL, Spread, derived, gain, measured, points, spread
 from convscope.studies.retraining.runs import Figures, Plan, carried_out, told_right
 from convscope.studies.subject import DataSet
 
@@ -86,6 +87,7 @@ class Ablation:
         network = f"{spec} ({titled(self.base)})" if self.base else spec
         title = f"What the parts of {network} are worth on {found.source}"
         notes = [
+            *data.remarks,
             apart.remark,
             f"{learned:,} photos learned from, {int((of == TEST).sum()):,} measured",
             SEVERAL.format(self.repeats) if self.repeats > 1 else ONCE,
@@ -110,7 +112,7 @@ class _Seen:
         return [1 - self.found[name, repeat].accuracy for repeat in range(self.repeats)]
 
     def error(self, name: str) -> Spread:
-        return spread(self.errors(name), self.found[name, 0].photos)
+        return spread(1 - self.right(name))
 
     def right(self, name: str) -> np.ndarray:
         return told_right([self.found[name, repeat] for repeat in range(self.repeats)])
@@ -179,6 +181,8 @@ def _findings(seen: _Seen) -> list[str]:
             f"{points(seen.change(name))} against the whole"
         )
     changes = {variant.name: seen.change(variant.name) for variant in seen.variants[1:]}
+    if (photos := measured(seen.right(WHOLE))) < FEWEST:
+        return [*told, f"{photos} photos measured are too few to say what was needed (at least {FEWEST})"]
     worse = [name for name, change in changes.items() if change.low > 0]
     better = [name for name, change in changes.items() if change.high < 0]
     once = seen.repeats == 1

@@ -88,7 +88,7 @@ def _by_photo(album: Album, given: Given, form: str) -> tuple[dict[int, Any], li
             f"{file} names none of the photos: it has {some(list(told), 3) or 'no name'}, "
             f"the photos are {some(list(album.names), 3)}"
         )
-    notes = [f"{Path(file).name} has names of no photo here: {some(strange, 3)}"] if strange else []
+    notes = [f"{Path(file).name} names photos that are not studied here: {some(strange, 3)}"] if strange else []
     return found, notes
 
 

@@ -99,9 +99,7 @@ class Correspondence:
         enough = {name: own for name, own in parts.items() if len(own) > 1}
         notes += [f"{name} is seen in one photo alone: nothing to compare with" for name in parts if name not in enough]
         if not enough:
-            raise UsageError(
-                f"{called(self.parts)}: no part is seen in two of the photos, so there is nothing to compare"
-            )
+            raise UsageError(f"{called(self.parts)}: no part is seen in two photos, so there is nothing to compare")
         layers = layers_meant(album.classifier, self.layers, album.images)
         found: list[Compared] = []
         crowded = 0
@@ -110,7 +108,8 @@ class Correspondence:
             places = []
             for row in rows:
                 # A part's places in a photo are the same whatever else is compared.
-                generator = np.random.default_rng([seed, *f"{album.names[row]}/{name}".encode()])
+                own_seed = f"{album.names[row]}/{name}".encode("utf-8", "surrogateescape")
+                generator = np.random.default_rng([seed, *own_seed])
                 places.append(_elsewhere(own[row], _taken(parts, row), album, self.draws, generator))
             crowded += sum(full for _, full in places)
             controls = [[boxes[draw] for boxes, _ in places] for draw in range(self.draws)]

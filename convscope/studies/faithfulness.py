@@ -207,7 +207,7 @@ class Faithfulness:
             energies.append(sums[-1] if pixels else orders[-1])
         if len(errors) == len(drawers):
             raise errors[0]
-        blind = list(blind_maps(images, range(len(album))[rows], seed).values())
+        blind = list(blind_maps(images, album.names[rows], seed).values())
         return torch.stack([*orders, *blind]), torch.stack([*sums, *blind]), torch.stack([*energies, *blind])
 
     def _photo(
@@ -229,7 +229,7 @@ class Faithfulness:
                 found.flat[str(found.entries[i])] += 1
         if found.kinds:
             # The same generator for each: what orders the pixels alike has the same curve.
-            order = [ranks(maps[i], of, generator_of(seed, row)) for i in given]
+            order = [ranks(maps[i], of, generator_of(seed, album.names[row])) for i in given]
             both = {
                 "deletion": (fill_like(image, self.delete), image),
                 "insertion": (image, fill_like(image, self.insert)),
@@ -248,7 +248,7 @@ class Faithfulness:
             found.by_size[given, row] = sensitivity(
                 *(album.classifier, image, target, sums[given], of, found.sizes, self.subsets),
                 fill_like(image, self.absent),
-                generator=generator_of(seed, row),
+                generator=generator_of(seed, album.names[row]),
                 budget=self.budget,
                 label="subsets",
             )

@@ -136,13 +136,12 @@ def _scores(found: Measured) -> Table:
             score: ABOUT[score],
             f"{score} low": "lower end of its 95 % interval over photos",
             f"{score} high": "upper end",
+            f"{score} photos": "how many have it",
         }
-    columns["photos"] = "how many have a score"
     rows: list[tuple[Cell, ...]] = []
     for i in [*found.rows("method"), *found.rows("baseline"), *found.rows("control")]:
         each = [found.mean(score, i) for score in found.values]
-        cells = [cell for one in each for cell in (one.mean, one.low, one.high)]
-        rows.append((str(found.entries[i]), found.entries[i].kind, *cells, max(one.photos for one in each)))
+        rows.append((str(found.entries[i]), found.entries[i].kind, *(cell for one in each for cell in one)))
     return Table("scores", "How faithful each map is", columns, rows)
 
 
@@ -185,7 +184,8 @@ def _photos(found: Measured, album: Album) -> Table:
         "kind": "method, baseline or control",
         **{score: ABOUT[score] for score in found.values},
     }
-    columns |= {"pointing": "1 where the maximum is in the box, else 0"} if "pointing" in columns else {}
+    if "pointing" in columns:
+        columns["pointing"] = "1 where the maximum is in the box, else 0; of equal ones the share that is"
     rows: list[tuple[Cell, ...]] = []
     for row, name in enumerate(album.names):
         label = album.labels[row]
@@ -244,11 +244,13 @@ def findings_of(found: Measured) -> list[str]:
 
 def _found(found: Measured, score: str) -> list[str]:
     means = {i: found.mean(score, i) for i in found.rows("method")}
-    there = [i for i in means if means[i].photos]
+    most = max((mean.photos for mean in means.values()), default=0)
+    there = [i for i in means if means[i].photos >= max(1, min(most, FEWEST))]  # one that few photos have is no best
     if not there:
         return [f"{_called(score)}: no method has it"]
     best = sorted(there, key=lambda i: means[i].mean, reverse=score not in LOWER)
-    first = f"{_called(score)}: best is {found.entries[best[0]]}, {means[best[0]]}"
+    equal = [str(found.entries[i]) for i in best if means[i].mean == means[best[0]].mean]
+    first = f"{_called(score)}: best {'are' if equal[1:] else 'is'} {some(equal, MANY)}, {means[best[0]]}"
     if all(means[i].side() is None for i in there):
         return [f"{first}; of fewer than {FEWEST} photos nothing can be said of what beats what"]
     told = [first]

@@ -51,7 +51,7 @@ def estimate(values: Sequence[float] | np.ndarray, within: tuple[float, float] =
 
 
 def estimate_share(values: Sequence[float] | np.ndarray) -> Estimate:
-    """The mean of one value a photo that says yes, 1, or no, 0, and Wilson's interval of it."""
+    """The mean of one value a photo that says yes, 1, or no, 0, or lies between, and Wilson's interval of it."""
     found = np.asarray(values, np.float64)
     found = found[np.isfinite(found)]
     if not len(found):
@@ -64,8 +64,9 @@ def estimate_pairs(distances: np.ndarray, within: tuple[float, float] = (-math.i
     """The mean of "photos photos" distances over all pairs of different photos, and its interval.
 
     Pairs without a distance (NaN) are left out. Pairs that share a photo are not independent, so it is photos that are
-    left out in turn: Student's interval of Tukey's jackknife (1958). Of fewer than three photos, or where all pairs
-    share one, there is no interval.
+    left out in turn, as in Tukey's jackknife (1958); what differs between pairs whatever their photos do by themselves,
+    as where photos fall into kinds, is added, since the jackknife does not see it (Hoeffding 1948). Student's interval.
+    Of fewer than four photos, or where all pairs share one, there is no interval.
     """
     values = np.asarray(distances, np.float64)
     known = np.isfinite(values) & ~np.eye(len(values), dtype=bool)
@@ -77,11 +78,16 @@ def estimate_pairs(distances: np.ndarray, within: tuple[float, float] = (-math.i
         return Estimate(math.nan, None, None, 0)
     mean = float(total / pairs)
     left = pairs - 2 * known.sum(1)[there]  # each pair is there twice, as the distances are
-    if photos < 3 or not left.all():
+    if photos < 4 or not left.all():
         return Estimate(mean, None, None, photos)
     without = (total - 2 * apart.sum(1)[there]) / left
-    error = math.sqrt((photos - 1) / photos * float(np.square(without - without.mean()).sum()))
-    return _around(mean, error, photos, within)
+    error = (photos - 1) / photos * float(np.square(without - without.mean()).sum())
+    own = np.zeros(len(values))
+    own[there] = (photos - 1) / (photos - 2) * (apart.sum(1)[there] / known.sum(1)[there] - mean)
+    rest = np.where(known, values - mean - own[:, None] - own[None], 0.0)
+    among = max(1.0, pairs / 2 - photos)  # of so many pairs a value for each photo is taken
+    error += float(np.square(rest).sum()) / 2 / among / (pairs / 2)
+    return _around(mean, math.sqrt(error), photos, within)
 
 
 def student(freedom: float) -> float:

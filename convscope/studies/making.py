@@ -14,7 +14,7 @@ from convscope.data.sources import SourceOptions
 from convscope.errors import ImageError, UsageError, unknown
 from convscope.images.frame import Placement
 from convscope.images.given import Photos, Source, canvases, joined, several
-from convscope.images.read import Photo, find_photos
+from convscope.images.read import Photo, find_photos, read_photo
 from convscope.models.classifier import Classifier
 from convscope.studies.registry import STUDIES, configure
 from convscope.studies.result import RESULT, Result
@@ -68,7 +68,7 @@ def study(
 
 
 def _refuse(why: str, **given: Any) -> None:
-    if meant := [name for name, value in given.items() if value]:
+    if meant := [name for name, value in given.items() if value is not None and value != {}]:
         raise UsageError(f"{why}, which takes no {' and no '.join(meant)}")
 
 
@@ -101,13 +101,18 @@ def _of_photos(
     background: str,
 ) -> Result:
     check_seed(seed)
+    if sample is not None and sample < 1:
+        raise UsageError(f"sample is at least 1, got {sample}")
     chosen, total = _drawn(photos, sample, seed)  # before any is read
     fewer = sample is not None and sample < total
     remarks = [f"{sample} of {total:,} photos, drawn at random (seed {seed})"] if fewer else []
     images, seen, refused = _readable(chosen, classifier, background)
     remarks += [f"left out: {reason}" for reason in refused]
     if len(images) < study.traits.fewest:
-        raise UsageError(f"{study.name} compares photos: give at least {study.traits.fewest}, got {len(images)}")
+        broken = f"; {refused[0]}" if refused else ""
+        raise UsageError(
+            f"{study.name} compares photos: give at least {study.traits.fewest}, got {len(images)}{broken}"
+        )
     album = Album.of(classifier, images.to(classifier.device), seen, label, remarks)
     _ = album.probabilities  # a network that gives none is refused now
     found: Result = study.run(album, seed)
@@ -119,13 +124,15 @@ def _readable(
 ) -> tuple[Images, list[tuple[Photo, Placement]], list[str]]:
     """The canvases of the photos that can be read, their photos in that size, and why the others cannot."""
     how = classifier.framing, classifier.channels, background
-    if isinstance(photos, Tensor) or not photos or not all(isinstance(one, (str, Path)) for one in several(photos)):
+    sources = [] if isinstance(photos, Tensor) else [one for one in several(photos) if not isinstance(one, Tensor)]
+    if not sources or len(sources) < len(several(photos)):  # tensors are canvases already
         return *canvases(photos, *how), []
     found, names, refused = [], [], list[str]()
     seen: list[tuple[Photo, Placement]] = []
-    for source in several(photos):
+    for number, source in enumerate(sources, start=1):
+        name = None if isinstance(source, (str, Path, Photo)) else f"photo {number}"
         try:
-            image, [(photo, placement)] = canvases(source, *how)
+            image, [(photo, placement)] = canvases(read_photo(source, background=background, name=name), *how)
         except ImageError as error:  # of many photos one may be broken
             refused.append(str(error))
             continue

@@ -16,12 +16,13 @@ from convscope.progress import track
 from convscope.settings import setting
 from convscope.studies import drawing
 from convscope.studies.extra import extra
+from convscope.studies.interval import FEWEST
 from convscope.studies.looks import LAYERS_HELP, Layers
 from convscope.studies.probes_features import Layer, features_of, layers_to_probe
 from convscope.studies.registry import register
 from convscope.studies.result import Figure, Result, Table, result
 from convscope.studies.retraining.folds import Apart, keep_apart
-from convscope.studies.retraining.repeats import ONCE, SEVERAL, Spread, derived, effective, gain, points, shares, spread
+from convscope.studies.retraining.repeats import ONCE, SEVERAL, Spread, derived, gain, measured, points, shares, spread
 from convscope.studies.subject import DataSet
 
 if TYPE_CHECKING:
@@ -86,8 +87,7 @@ class Probes:
                 told = right.setdefault((name, layer.key, kind), np.full((len(folds.parts), len(read)), np.nan))
                 told[fold, test] = guessed == y[test]
                 unsettled += not settled
-        counts = np.bincount(found.labels[folds.parts[0][1]], minlength=len(found.classes))
-        seen = _Scores(layers, right, found.labels[read], effective(counts), 1 / int((counts > 0).sum()))
+        seen = _Scores(layers, right, found.labels[read], 1 / len(np.unique(found.labels[folds.parts[0][0]])))
         figure = Figure("depth", _caption(self, seen), lambda: _drawn(seen))
         title = f"What a linear classifier reads off the layers of {classifier.name}, on {found.source}"
         notes = [*data.remarks, *folds.remarks, SEVERAL.format(len(folds.parts)) if len(folds.parts) > 1 else ONCE]
@@ -152,18 +152,16 @@ def probe(
 
 @dataclass(frozen=True)
 class _Scores:
-    """``right``: by network, layer and kind, "repetitions photos", NaN of photos that were not measured. ``photos``:
-    how many were, in a repetition."""
+    """``right``: by network, layer and kind, "repetitions photos", NaN of photos that were not measured."""
 
     layers: list[Layer]
     right: dict[tuple[str, str, str], np.ndarray]
     labels: np.ndarray
-    photos: float
     chance: float
 
     def of(self, layer: Layer, kind: str, network: str = LEARNED) -> Spread | None:
         found = self.right.get((network, layer.key, kind))
-        return None if found is None else spread(shares(found, self.labels), self.photos)
+        return None if found is None else spread(found, self.labels)
 
     def gain(self, layer: Layer, kind: str = "svm") -> Spread | None:
         """What was learned is worth so much, paired over photos and repetitions."""
@@ -216,7 +214,8 @@ def _findings(seen: _Scores) -> list[str]:
         gains = {layer.key: gain for layer in seen.layers if (gain := seen.gain(layer))}
         most = max(gains, key=lambda key: gains[key].mean)
         told.append(f"what was learned is worth most at {most}: {points(gains[most])} over random weights")
-        if no := [key for key, gain in gains.items() if gain.low <= 0]:
+        enough = measured(next(iter(seen.right.values()))) >= FEWEST
+        if enough and (no := [key for key, gain in gains.items() if gain.low <= 0]):
             told.append(f"no more than random weights tell as far as can be seen: {', '.join(no)}")
     return told
 

@@ -176,6 +176,8 @@ class Result:
         earlier = earlier_files(folder)
         with tempfile.TemporaryDirectory(prefix=".study-", dir=folder) as draft:
             names = [file.name for file in self._write(Path(draft))]
+            if blocked := next((name for name in names if (folder / name).is_dir()), None):
+                raise UsageError(f"{folder / blocked} is a folder and in the way: choose another place")
             for name in names:
                 os.replace(Path(draft, name), folder / name)
         for name in earlier.difference(names):
@@ -234,8 +236,8 @@ def earlier_files(folder: Path) -> set[str]:
     """The tables and figures of the result that a folder holds."""
     try:
         told = json.loads((folder / RESULT).read_text("utf-8"))
-        names = [f"{name}.csv" for name in told["tables"]]
-        names += [f"{name}.{kind}" for name in told["figures"] for kind in ("png", "svg")]
+        names = [f"{name}.csv" for name in dict(told["tables"])]
+        names += [f"{name}.{kind}" for name in dict(told["figures"]) for kind in ("png", "svg")]
     except (OSError, ValueError, TypeError, KeyError):
         return set()
     return {name for name in names if Path(name).name == name}

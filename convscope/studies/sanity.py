@@ -52,9 +52,9 @@ class Sanity:
     randomised layer's own BatchNorm are taken anew, on noise.
 
     The paper judges by eye. Here a method passes if the rank correlation of magnitudes, on average over the steps of
-    the cascade, lies under the limit ``below``, and fails over it; where the 95 % interval over the photos holds the
-    limit, it is unclear. On fewer than six photos the mean alone decides. By default the limit is 0.5, as near to
-    unmoved (1) as to unrelated (0). Fewer steps give the one with the last layer alone more weight.
+    the cascade, is less than the limit ``below`` in either direction, and fails beyond it; where the 95 % interval over
+    the photos holds the limit, it is unclear. On fewer than six photos the mean alone decides. By default the limit is
+    0.5, as near to unmoved (1) as to unrelated (0). Fewer steps give the one with the last layer alone more weight.
     """
 
     methods: Words = setting(default=USUAL, help=METHODS_HELP)
@@ -114,7 +114,7 @@ class Sanity:
             tables,
             sanity_figure.figures(album, courses, verdicts, self.below),
             sanity_tables.findings(cascade, verdicts, self.below),
-            [*notes, *left_out, *said, *sanity_tables.on_few(len(album))],
+            [*notes, *left_out, *said, *sanity_tables.on_few(len(album), cascade, verdicts)],
         )
 
     def _courses(

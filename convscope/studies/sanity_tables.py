@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,12 +90,17 @@ def photos_table(names: Sequence[str], courses: Sequence[Course]) -> Table:
     return Table("photos", "Every photo at every step", columns, rows)
 
 
-def on_few(photos: int) -> list[str]:
+def on_few(photos: int, cascade: Course, methods: Iterable[str]) -> list[str]:
     """What verdicts from few photos are worth."""
-    if photos >= FEWEST:
-        return []
-    which = "this photo" if photos == 1 else f"these {photos} photos"
-    return [f"verdicts are by the mean alone and hold for {which}: take {FEWEST} or more"]
+    if photos < FEWEST:
+        which = "this photo" if photos == 1 else f"these {photos} photos"
+        return [f"verdicts are by the mean alone and hold for {which}: take {FEWEST} or more"]
+    counts = {method: cascade.overall(method).photos for method in methods}
+    return [
+        f"{method} could be compared on {count} of {photos} photos: its verdict is by their mean alone"
+        for method, count in counts.items()
+        if 0 < count < FEWEST
+    ]
 
 
 def findings(cascade: Course, verdicts: Mapping[str, str], below: float) -> list[str]:
@@ -111,7 +116,7 @@ def findings(cascade: Course, verdicts: Mapping[str, str], below: float) -> list
     for method in sorted((m for m in verdicts if verdicts[m] == FAILS), key=lambda m: -abs(cascade.overall(m).mean)):
         told.append(_failure(cascade, method))
     if unclear := listed(UNCLEAR):
-        told.append(f"unclear, {below:g} lying within the interval (more photos would tell): {unclear}")
+        told.append(f"unclear, {below:g} or -{below:g} lying within the interval (more photos would tell): {unclear}")
     return told
 
 
@@ -123,6 +128,8 @@ def _failure(cascade: Course, method: str) -> str:
         f"{method} fails: over the cascade its maps keep a rank correlation of {found} with the trained network's, "
         f"{cascade.at(method, halfway).mean:.3g} with {count} of {cascade.depth} layers random"
     )
+    if found.mean < 0:
+        return f"{said}: strong where it was weak, it is still bound to the same places of the photo"
     if others.photos and abs(others.mean) > abs(found.mean) / 2:
         return (
             f"{said}; but with its maps of the other photos it is {others.mean:.3g}: they are much alike whatever the "

@@ -22,7 +22,7 @@ from convscope.studies.registry import register
 from convscope.studies.result import Figure, Result, Table, result
 from convscope.studies.retraining.folds import Apart, keep_apart
 from convscope.studies.retraining.options import TRAINING_HELP, Options, training_settings
-from convscope.studies.retraining.repeats import ONCE, SEVERAL, Spread, derived, effective, gain, points, spread
+from convscope.studies.retraining.repeats import ONCE, SEVERAL, Spread, derived, gain, points, spread
 from convscope.studies.retraining.runs import BATCH, Figures, Plan, carried_out, epochs_for, told_right
 from convscope.studies.subject import DataSet
 from convscope.training.config import Model
@@ -79,7 +79,7 @@ class Transfer:
         jobs = [(kind, n, r) for r in range(self.repeats) for n in numbers for kind in (PRETRAINED, SCRATCH)]
         plans = [self._plan(*job, starts, apart, more, seed) for job in jobs]
         found = dict(zip(jobs, carried_out(data, plans, "networks trained"), strict=True))
-        seen = _Seen(numbers, self.repeats, found, data.catalog.labels[apart.test])
+        seen = _Seen(numbers, self.repeats, found, data.catalog.labels[apart.test], len(data.catalog.classes))
         figure = Figure("accuracy", CAPTION, lambda: _drawn(seen))
         title = f"What {classifier.name} has learned is worth on {data.catalog.source}"
         tables = [_summary(seen), _every(seen)]
@@ -167,12 +167,13 @@ class _Seen:
     repeats: int
     found: dict[tuple[str, int, int], Figures]
     labels: np.ndarray
+    classes: int  # that are told apart
 
     def values(self, kind: str, number: int) -> list[float]:
         return [self.found[kind, number, repeat].balanced for repeat in range(self.repeats)]
 
     def of(self, kind: str, number: int) -> Spread:
-        return spread(self.values(kind, number), effective(self.found[kind, number, 0].counts))
+        return spread(self.right(kind, number), self.labels)
 
     def right(self, kind: str, number: int) -> np.ndarray:
         return told_right([self.found[kind, number, repeat] for repeat in range(self.repeats)])
@@ -187,7 +188,7 @@ class _Seen:
 
     @property
     def chance(self) -> float:
-        return 1 / sum(count > 0 for count in next(iter(self.found.values())).counts)
+        return 1 / self.classes
 
 
 def _summary(seen: _Seen) -> Table:
@@ -237,10 +238,12 @@ def _findings(seen: _Seen) -> list[str]:
         for number in seen.numbers
     ]
     told.append(f"guessing is right in {seen.chance:.1%}")
-    most = seen.of(SCRATCH, seen.numbers[-1]).mean
-    enough = next((number for number in seen.numbers if seen.of(PRETRAINED, number).mean >= most), None)
-    if enough is not None and enough < seen.numbers[-1]:
-        told.append(f"pretrained, {enough} photos of a class do as well as {seen.numbers[-1]} from scratch, or better")
+    most = seen.numbers[-1]
+    better = (
+        n for n in seen.numbers if gain(seen.right(PRETRAINED, n), seen.right(SCRATCH, most), seen.labels).low > 0
+    )
+    if (enough := next(better, most)) < most:
+        told.append(f"pretrained, {enough} photos of a class do better than {most} from scratch")
     return told
 
 

@@ -33,21 +33,23 @@ class LayerHealth:
 def health(classifier: Classifier, images: Images) -> list[LayerHealth]:
     """Each rectified layer's dead units on these photos, in order of execution."""
     taken = trace(classifier.network, images[:1], through=classifier)
-    layers: list[str] = []
+    layers: dict[str, int] = {}  # how many units each has
     seen: set[int] = set()
     for event in taken.events:
         if event.value is None or event.kind.lower() not in RECTIFIERS or len(event.value.shape) < 2:
             continue
         if event.value.index not in seen:
             seen.add(event.value.index)
-            layers.append(event.address.key)
+            layers[event.address.key] = event.value.shape[1]
     if not layers:
         return []
     peaks: dict[str, Tensor] = {}
-    with undisturbed(classifier, grad=False), record(classifier.network, layers, reduce=_peak) as kept:
+    with undisturbed(classifier, grad=False), record(classifier.network, list(layers), reduce=_peak) as kept:
         for rows in parts(len(images)):
             classifier(images[rows])
             for key, peak in kept.items():
+                if peak.numel() != layers[key]:
+                    continue  # of what one photo has with another, or of numbers beside one another: no units
                 peaks[key] = peak if key not in peaks else torch.maximum(peaks[key], peak)
     return [LayerHealth(key, int((peak == 0).sum()), peak.numel()) for key, peak in peaks.items()]
 

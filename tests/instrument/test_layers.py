@@ -210,6 +210,42 @@ def test_penultimate_where_functions_make_it(how, name):
         assert torch.equal(kept[layer], given[0])
 
 
+def twice(net, x):
+    return net.last(F.relu(x)) + net.wide(torch.cat([x, x], 1))
+
+
+def gate(net, x):
+    return net.last(x) * torch.sigmoid(net.same(x)[:, :1])
+
+
+def of_each_other(net, x):
+    """Weights that were computed are none: those before them are two."""
+    return torch.bmm(net.wide(torch.cat([x, x], 1))[:, :, None], net.same(x)[:, None])[:, :, 0]
+
+
+def turned(net, x):
+    return (net.last.weight @ F.relu(x.t())).t()
+
+
+def doubled(net, x):
+    return net.last(torch.cat([x, x.flip(1)])).view(2, -1, 5).mean(0)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (twice, "more than the last weights make the logits"),
+        (gate, "more than the last weights make the logits"),
+        (of_each_other, "more than the last weights make the logits"),
+        (turned, "no module and no function call gives it"),
+        (doubled, "no module and no function call gives it"),
+    ],
+)
+def test_penultimate_is_refused_where_no_layer_is_that(how, said):
+    with pytest.raises(UsageError, match=f"@penultimate: {said}"):
+        resolve(seeded(Ends(how)), "@penultimate", IMAGE)
+
+
 class Pooled(nn.Module):
     def __init__(self):
         super().__init__()

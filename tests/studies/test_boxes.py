@@ -94,7 +94,7 @@ def test_what_is_left_out_is_said(tmp_path, written):
     found, notes = boxes_of(album, written({"a.png": [[0, 0, 80, 20], [20, 60, 40, 100]], "other.png": []}))
     assert found == [((6, 6, 16, 26),)]  # the first lies left of the crop
     assert notes == [
-        "boxes.json has names of no photo here: other.png",
+        "boxes.json names photos that are not studied here: other.png",
         "boxes where the network does not see the photo, left out: 1",
     ]
 

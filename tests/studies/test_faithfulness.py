@@ -167,6 +167,14 @@ def test_a_paired_difference_is_surer_than_two_intervals_apart():
     assert "Insertion: no method beats every baseline: better (not random, edges)" in findings_of(found)
 
 
+def test_the_best_is_one_that_photos_have_and_equals_are_named_together():
+    entries = [Entry(name, "method") for name in ("a", "b", "c")]
+    found = Measured.empty(entries, 20, ["energy"], [], [], [])
+    found.values["energy"][:] = np.array([[0.6], [np.nan], [0.6]])
+    found.values["energy"][1, 0] = 0.99
+    assert findings_of(found)[0].startswith("Energy: best are a, c, 0.6")
+
+
 def test_figures_are_drawn_and_files_written(judged, tmp_path):
     files = {path.name for path in judged.save(tmp_path)}
     assert {"scores.csv", "against.csv", "photos.csv", "curves.csv", "sizes.csv", "scores.png", "curves.svg"} <= files
@@ -303,15 +311,15 @@ def test_a_map_of_nan_has_no_score_and_spoils_no_other():
         found = run(album)
     rows = [r for r in found.table("photos").records() if r["photo"] == "image 0"]
     assert [r["deletion"] is None for r in rows if r["kind"] == "method"] == [False, True]
-    assert score(found, "broken", "photos") == 2
-    assert score(found, "gradient", "photos") == 3
+    assert score(found, "broken", "insertion photos") == 2
+    assert score(found, "gradient", "insertion photos") == 3
 
 
 def test_boxes_may_be_named_as_text_as_on_a_command_line(tmp_path):
     settings = {"boxes": str(boxes(tmp_path, 1)), "scores": "pointing", "methods": "grad-cam", "tolerance": "0"}
     found = run(planted(1), **settings)
     assert score(found, "grad-cam", "pointing") == 1
-    assert list(found.tables[0].columns)[2:] == ["pointing", "pointing low", "pointing high", "photos"]
+    assert list(found.tables[0].columns)[2:] == ["pointing", "pointing low", "pointing high", "pointing photos"]
 
 
 def test_photos_without_a_box_are_left_out_of_those_scores_alone(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from convscope.studies.retraining.repeats import effective, gain, points, shares, spread
+from convscope.studies.retraining.repeats import gain, measured, points, shares, spread
 from convscope.training.metrics import wilson
 
 CASES = 1500
@@ -50,15 +50,45 @@ def test_equal_answers_are_not_sure_to_be_equal():
     assert same.low == -same.high
     assert 0.01 < same.high < 0.04  # Wilson says of none of 100 at most 3.7 %
     assert gain(np.ones((5, 100)), np.ones((5, 100))) == same  # the same photos, however often
-    assert gain(np.ones((1, 1)), np.zeros((1, 1)))[0] == 1  # a single photo tells next to nothing
-    assert gain(np.ones((1, 1)), np.zeros((1, 1))).low < 0
+    for few in (1, 2):  # they tell next to nothing
+        alone = gain(np.ones((1, few)), np.zeros((1, few)))
+        assert alone.mean == 1
+        assert alone.low < 0
+
+
+@pytest.mark.parametrize("photos", [2, 4, 6, 10, 20])
+def test_equal_networks_are_seldom_told_apart(photos):
+    generator = np.random.default_rng(photos)
+    pairs = (generator.random((2, CASES, 1, photos)) < 0.5).astype(float)
+    found = [gain(one, other) for one, other in zip(*pairs, strict=True)]
+    assert np.mean([own.low > 0 or own.high < 0 for own in found]) < 0.065
+
+
+UNEQUAL = [
+    ([50, 5], [1, 0.5]),
+    ([50, 50, 50, 5], [0.99, 0.99, 0.99, 0.5]),
+    ([200, 8], [0.98, 0.6]),
+    ([5] * 6, [0.8] * 6),
+]
+
+
+@pytest.mark.parametrize(("counts", "accuracies"), UNEQUAL)
+def test_classes_of_other_sizes_and_other_difficulty(counts, accuracies):
+    """Of a large easy class and a small hard one it is the small one that is not known."""
+    generator = np.random.default_rng(counts)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    right = (generator.random((2, CASES, 1, len(labels))) < np.array(accuracies)[labels]).astype(float)
+    gains = [gain(one, other, labels) for one, other in zip(*right, strict=True)]
+    assert np.mean([own.low <= 0 <= own.high for own in gains]) > 0.9
+    found = [spread(one, labels) for one in right[0]]
+    assert np.mean([own.low <= np.mean(accuracies) <= own.high for own in found]) > 0.92
 
 
 def test_a_gain_by_hand():
-    one, other = np.array([[1.0, 1, 1, 0]]), np.array([[1.0, 0, 0, 1]])
-    error = math.sqrt(((0 - 0.25) ** 2 + 2 * (1 - 0.25) ** 2 + (-1 - 0.25) ** 2 + 1) / 5 / 6)
-    reach = scipy.stats.t.ppf(0.975, 5) * error
-    assert gain(one, other) == pytest.approx((0.25, 0.25 - reach, min(1, 0.25 + reach)))
+    one, other = np.array([[1.0, 1, 1, 0] * 5]), np.array([[1.0, 0, 0, 1] * 5])
+    rest = 5 * ((0 - 0.25) ** 2 + 2 * (1 - 0.25) ** 2 + (-1 - 0.25) ** 2)
+    reach = scipy.stats.t.ppf(0.975, 20) * math.sqrt((rest + 1) / 20 / 20)
+    assert gain(one, other) == pytest.approx((0.25, 0.25 * 20 / 22 - reach, 0.25 * 20 / 22 + reach))
 
 
 def test_trainings_that_differ_widen_it():
@@ -69,7 +99,7 @@ def test_trainings_that_differ_widen_it():
     each = (one - other).mean(1)
     found = gain(one, other)
     assert found.mean == pytest.approx(each.mean())
-    assert found.high - found.mean > scipy.stats.t.ppf(0.975, 3) * each.std(ddof=1) / 2
+    assert found.high - found.low > 2 * scipy.stats.t.ppf(0.975, 3) * each.std(ddof=1) / 2
 
 
 def test_classes_weigh_alike_and_photos_not_asked_about_do_not_count():
@@ -81,21 +111,35 @@ def test_classes_weigh_alike_and_photos_not_asked_about_do_not_count():
     assert gain(right, zeros, labels).mean == pytest.approx(np.mean(shares(right, labels)))
 
 
-def test_an_accuracy_of_one_training_is_wilsons_and_of_several_both_reaches_are_joined():
-    of = wilson(30, 40)
-    assert spread([0.75], 40) == pytest.approx((0.75, of.low, of.high))
-    values = [0.7, 0.8, 0.75]
-    again = scipy.stats.t.ppf(0.975, 2) * scipy.stats.sem(values)
-    found = spread(values, 40)
-    assert found.low == pytest.approx(0.75 - math.hypot(0.75 - of.low, again))
-    assert found.high == pytest.approx(0.75 + math.hypot(of.high - 0.75, again))
-    assert spread([1.0, 1.0], 10).high == 1
-    assert spread([1.0, 1.0], 10).low == pytest.approx(wilson(10, 10).low)
+def told(*counts, of=40):
+    """Of so many photos as many told right in each repetition."""
+    return np.array([[1.0] * count + [0.0] * (of - count) for count in counts])
 
 
-def test_of_classes_as_many_photos_as_leave_it_as_uncertain():
-    assert effective([10, 10, 0]) == pytest.approx(20)
-    assert effective([1, 100]) == pytest.approx(4 / 1.01)
+def test_an_accuracy_by_hand_and_of_several_trainings_both_reaches_joined():
+    right = told(30)
+    reach = scipy.stats.t.ppf(0.975, 40) * math.sqrt((40 * 0.75 * 0.25 + 1) / 40 / 40)
+    assert spread(right) == pytest.approx((0.75, 32 / 44 - reach, 32 / 44 + reach))
+    again = scipy.stats.t.ppf(0.975, 2) * scipy.stats.sem([0.7, 0.8, 0.75])
+    several = told(28, 32, 30)
+    rest = sum((share - 0.75) ** 2 for share in several.mean(0))
+    both = math.hypot(scipy.stats.t.ppf(0.975, 40) * math.sqrt((rest + 1) / 40 / 40), again)
+    assert spread(several) == pytest.approx((0.75, 32 / 44 - both, 32 / 44 + both))
+
+
+def test_all_right_is_not_sure_to_be_right_always():
+    found, of = spread(told(40, 40)), wilson(40, 40)
+    assert found.high == found.mean == 1
+    assert found.low == pytest.approx(of.low, abs=0.02)
+
+
+def test_it_is_near_wilsons_where_photos_are_many():
+    found, of = spread(told(300, of=400)), wilson(300, 400)
+    assert found == pytest.approx((0.75, of.low, of.high), abs=0.002)
+
+
+def test_how_many_were_asked_about():
+    assert measured(np.array([[1, math.nan, math.nan], [math.nan, 0, math.nan]])) == 2
 
 
 def test_in_words():

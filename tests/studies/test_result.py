@@ -87,6 +87,8 @@ def test_what_an_earlier_result_left_goes_and_nothing_else(tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == kept | {"mine.csv"}
     (tmp_path / "result.json").write_text(json.dumps({"tables": ["../mine", "mine/../mine"], "figures": []}))
     assert earlier_files(tmp_path) == set()
+    (tmp_path / "result.json").write_text(json.dumps({"tables": "ab", "figures": {}}))
+    assert earlier_files(tmp_path) == set()
 
 
 def test_a_result_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
@@ -101,6 +103,13 @@ def test_a_result_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
     with pytest.raises(RuntimeError, match="no ink"):
         later.save(tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_folder_in_the_way_is_said_before_anything_is_moved(tmp_path):
+    (tmp_path / "two.csv").mkdir()
+    with pytest.raises(UsageError, match=r"two\.csv is a folder and in the way"):
+        made().save(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["two.csv"]
 
 
 def test_the_same_result_gives_the_same_bytes(tmp_path):

@@ -23,7 +23,7 @@ from convscope.progress import reporting
 from convscope.studies import configure
 from convscope.studies.likeness import Sight
 from convscope.studies.sanity_course import CASCADE, SEEN, Course, Step, likeness, mean, plan
-from convscope.studies.sanity_tables import findings, remarks, verdict
+from convscope.studies.sanity_tables import findings, on_few, remarks, verdict
 from convscope.studies.subject import Album
 from tests.nets import Skip, photos, seeded, vgg_like
 
@@ -220,6 +220,19 @@ def test_a_failure_is_told_apart_from_maps_that_are_alike_on_any_photo():
     assert "such as its edges, not what the network knows" in said[0]
     own.likeness["m"][..., -1] = 0.7
     assert "with its maps of the other photos it is 0.7: they are much alike" in findings(own, {"m": "fails"}, 0.5)[0]
+
+
+def test_what_turns_round_and_what_few_photos_have_is_said():
+    told = findings(course([[-0.9, -0.8] * 3] * 2), {"m": "fails"}, 0.5)[0]
+    assert "strong where it was weak" in told
+    assert "would look about the same" not in told
+    assert "unclear, 0.5 or -0.5 lying" in findings(course([[-0.9, -0.1] * 3]), {"m": "unclear"}, 0.5)[0]
+    values = np.full((1, 20), np.nan)
+    values[0, 3] = 0.9
+    assert on_few(20, course(values), ["m"]) == [
+        "m could be compared on 1 of 20 photos: its verdict is by their mean alone"
+    ]
+    assert on_few(20, course([[0.1] * 20]), ["m"]) == []
 
 
 def test_a_mean_leaves_out_what_is_not_there():

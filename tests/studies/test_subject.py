@@ -127,6 +127,12 @@ def test_a_broken_photo_is_left_out_and_said(tmp_path):
     assert any(note.startswith("left out: ") and "broken.png" in note for note in found.notes)
     with pytest.raises(ImageError, match=r"broken\.png"):
         Scope(model(), progress=False).study("invariance", tmp_path / "broken.png", **settings)
+    mixed = [good[0], tmp_path / "broken.png", Image.new("RGB", (8, 8))]
+    found = Scope(model(), progress=False).study("invariance", mixed, **settings)
+    assert [photo["name"] for photo in found.of["photos"]] == ["0.png", "photo 3"]
+    boxes = {"parts": {name: {"nose": [0, 0, 2, 2]} for name in ("0.png", "broken.png")}}
+    with pytest.raises(UsageError, match=r"give at least 2, got 1; .*broken\.png"):
+        Scope(model(), progress=False).study("correspondence", [good[0], tmp_path / "broken.png"], **boxes)
     for file in good:
         file.write_bytes(b"no")
     with pytest.raises(ImageError, match=r"0\.png"):
@@ -140,6 +146,9 @@ def test_a_broken_photo_is_left_out_and_said(tmp_path):
         ("agreement", {"workers": 2, "options": {"copies": True}}, "which takes no options and no workers"),
         ("probes", {"label": "cat"}, "probes is a study of a data set, which takes no label"),
         ("transfer", {"sample": 5}, "transfer is a study of a data set, which takes no sample"),
+        ("transfer", {"label": 0}, "transfer is a study of a data set, which takes no label"),
+        ("invariance", {"workers": 0}, "invariance is a study of photos, which takes no workers"),
+        ("invariance", {"sample": -1}, "sample is at least 1, got -1"),
         ("invariance", {"shift": 0.01}, "0.01 of 8 pixels is less than one pixel"),
     ],
 )

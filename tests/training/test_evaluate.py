@@ -155,6 +155,27 @@ def test_dead_layers_are_named() -> None:
     assert "1 of 3 layers are dead, zero on every photo: 3." in said(found)[0]
 
 
+class Beside(nn.Module):
+    """Photos are compared with one another by a rectifier: its numbers are no units, and as many as photos."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(1, 4, 3), nn.Linear(4, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.conv(x)).mean((2, 3))
+        alike = torch.relu(x @ x.t())
+        return self.last(x + 0 * (alike @ x)) + 0 * torch.relu(x.t()).sum()
+
+
+def test_units_are_only_what_each_photo_has() -> None:
+    images = torch.from_numpy(digits(40).store.pixels)[:, None].float() / 255  # type: ignore[attr-defined]
+    for count in (3, 40):
+        assert [(layer.layer, layer.units) for layer in health(classifier_of(Beside()), images[:count])] == [
+            ("/relu", 4)
+        ]
+
+
 def test_what_has_not_learned_is_told() -> None:
     alive, dead = LayerHealth("1", 0, 4), LayerHealth("3", 6, 6)
     assert not_learned([alive], 0.5, 0.2) == []

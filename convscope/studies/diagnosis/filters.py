@@ -120,7 +120,10 @@ def _noise(first: First) -> Part:
     if share <= NOISY:
         return [], measures, []
     reason = f"{SURE:.0%} of filters of white noise have less than {limit:.2g} of their energy in one frequency"
-    change = "train for longer or with a larger learning rate: the filters are still what they began as"
+    change = (
+        "the filters are still what they began as: train for longer or with a larger learning rate, or let them begin "
+        "with smaller weights (the paper's are of 0.01)"
+    )
     return [Finding("noise for filters", first.layer, share, NOISY, reason, change, FIGURE)], measures, []
 
 

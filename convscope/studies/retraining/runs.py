@@ -30,7 +30,8 @@ from convscope.progress import track, unheard
 from convscope.studies.subject import DataSet
 from convscope.training.api import train
 from convscope.training.evaluate import evaluate
-from convscope.training.folder import RunFolder
+from convscope.training.folder import EVALUATION, RunFolder
+from convscope.training.learned import seen_by
 
 PLACE, FIGURES = "trained", "study.json"  # where the runs are, and what is known of one that is done
 BATCH = 32  # photos a step, where nobody says
@@ -131,14 +132,15 @@ def _known(place: Path) -> Figures | None:
 
 
 def _trained(data: DataSet, plan: Plan, place: Path) -> Figures:
-    found, settings = data.catalog, dict(plan.settings)
-    if RunFolder(place).load_state() is None:  # it begins: later it has its own split
-        settings["split"] = _written(data, plan)
+    found, settings, run = data.catalog, dict(plan.settings), RunFolder(place)
+    apart = np.flatnonzero(plan.of == TEST)
     try:
         with unheard():
-            done = train(data.source, out=place, resume="auto", **data.machine, **data.options, **settings)
+            if not ((place / EVALUATION).exists() and not (place / "checkpoints").exists()):  # that one is done
+                if run.load_state() is None:  # it begins: later it has its own split
+                    settings["split"] = _written(data, plan)
+                train(data.source, out=place, resume="auto", **data.machine, **data.options, **settings)
             classifier = load_classifier(f"run:{place}").to(data.machine.get("device") or best_device())
-            apart = np.flatnonzero(plan.of == TEST)
             seen = evaluate(classifier, found, apart, workers=data.machine.get("workers"))
             learned = None
             if plan.both:
@@ -156,9 +158,9 @@ def _trained(data: DataSet, plan: Plan, place: Path) -> Figures:
         "".join("-" if row not in right else "1" if right[row] else "0" for row in apart.tolist()),
         learned,
         sum(parameter.numel() for parameter in classifier.network.parameters()),
-        len(done.rows),
-        done.rows[-1]["train_accuracy"],
-        done.seen,
+        len(rows_done := run.rows()),
+        rows_done[-1]["train_accuracy"],
+        int(seen_by(place, found.hashes[apart]).sum()),
         str(place),
     )
 

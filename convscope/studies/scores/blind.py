@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,20 +15,21 @@ BLIND = ("random", "centre", "edges")
 BLOB = 0.25  # of a side: the centre's standard deviation
 
 
-def blind_maps(images: Images, rows: Sequence[int], seed: int) -> dict[str, Maps]:
+def blind_maps(images: Images, photos: Sequence[str], seed: int) -> dict[str, Maps]:
     """The maps "b h w" of photos by name: noise, a blob in the middle, and where the photo has edges.
 
-    ``rows``: the photos' numbers, by which each has its own noise, whatever else is in the batch.
+    ``photos``: their names, by which each has its own noise, whatever else is studied.
     """
     height, width = images.shape[-2:]
-    noise = [torch.rand(height, width, generator=generator_of(seed, row)) for row in rows]
+    noise = [torch.rand(height, width, generator=generator_of(seed, photo)) for photo in photos]
     found = (torch.stack(noise).to(images), centre(height, width).to(images).expand(len(images), -1, -1), edges(images))
     return dict(zip(BLIND, found, strict=True))
 
 
-def generator_of(seed: int, row: int) -> torch.Generator:
+def generator_of(seed: int, photo: str) -> torch.Generator:
     """Of what is drawn for a photo, on the CPU for any device alike."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + row) % 2**63)
+    own = np.random.SeedSequence([seed, *photo.encode("utf-8", "surrogateescape")]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(own) % 2**63)
 
 
 def centre(height: int, width: int) -> Tensor:

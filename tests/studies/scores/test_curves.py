@@ -32,16 +32,16 @@ def sigmoid(value):
 
 
 def of(map, seed=0, side=1):
-    return ranks(map, cells(*map.shape, side), generator_of(seed, 0))
+    return ranks(map, cells(*map.shape, side), generator_of(seed, "0"))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("steps", [12, 5, 1])
 def test_a_linear_network_s_curves_by_hand(channels, steps):
     """Every point: fill or restore the first pixels of the order one by one, and take the sigmoid of the sum."""
-    weights = torch.randn(channels, 3, 4, generator=generator_of(1, 1), dtype=torch.float64)
+    weights = torch.randn(channels, 3, 4, generator=generator_of(1, "1"), dtype=torch.float64)
     image = photos(1, channels, 3, 4)
-    map = torch.randn(3, 4, generator=generator_of(2, 2), dtype=torch.float64)
+    map = torch.randn(3, 4, generator=generator_of(2, "2"), dtype=torch.float64)
     fill, hidden = torch.full_like(image, 0.5), torch.zeros_like(image)
     classifier = linear(weights, 0.3)
     found = curves(
@@ -149,7 +149,7 @@ def test_deletion_filled_with_black_is_quantus_s_pixel_flipping(channels):
     classifier = classifier_of(Smooth(channels), mean=(0.0,) * channels, std=(1.0,) * channels)
     image = photos(1, channels, 8, 6).float().double()  # as Quantus brings it to the network
     image[0, 0, 0, 0] = 0  # its black is the picture's darkest value
-    map = torch.randn(8, 6, generator=generator_of(5, 5), dtype=torch.float64)
+    map = torch.randn(8, 6, generator=generator_of(5, "5"), dtype=torch.float64)
     # Quantus flips single features. Those of one pixel have the same attribution, so they come one after the other, and
     # a step of four pixels with all their channels is the same on both sides.
     metric = quantus.PixelFlipping(

@@ -25,7 +25,7 @@ def asked(classifier, image, maps, side=1, sizes=(1, 3, 7), subsets=40, absent=N
     of = cells(*image.shape[-2:], side)
     return sensitivity(
         *(classifier, image, Target(index=(index,)), maps, of, sizes, subsets, absent),
-        generator=generator_of(7, 0),
+        generator=generator_of(7, "0"),
         **HOW,
     )
 
@@ -33,7 +33,7 @@ def asked(classifier, image, maps, side=1, sizes=(1, 3, 7), subsets=40, absent=N
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("side", [1, 2])
 def test_input_times_gradient_of_a_linear_network_is_exactly_1(channels, side):
-    classifier = linear(torch.randn(channels, 4, 5, generator=generator_of(1, 1)), -0.7)
+    classifier = linear(torch.randn(channels, 4, 5, generator=generator_of(1, "1")), -0.7)
     image = photos(1, channels, 4, 5)
     raw = configure("input-x-gradient").run(classifier, image, Target(index=(0,))).raw
     found = asked(classifier, image, raw.sum(1), side, sizes=(1, 3, 5))
@@ -43,14 +43,14 @@ def test_input_times_gradient_of_a_linear_network_is_exactly_1(channels, side):
 
 def test_input_times_gradient_is_not_1_against_another_fill():
     """It says what turning pixels black does, and asked about white it is wrong."""
-    classifier = linear(torch.randn(1, 4, 5, generator=generator_of(1, 1)))
+    classifier = linear(torch.randn(1, 4, 5, generator=generator_of(1, "1")))
     image = photos(1, 1, 4, 5)
     raw = configure("input-x-gradient").run(classifier, image, Target(index=(0,))).raw
     assert float(asked(classifier, image, raw.sum(1), absent=torch.ones_like(image)).max()) < 0.9
 
 
 def test_integrated_gradients_against_its_own_baseline_is_1():
-    classifier = linear(torch.randn(3, 4, 5, generator=generator_of(1, 1)))
+    classifier = linear(torch.randn(3, 4, 5, generator=generator_of(1, "1")))
     image = photos(1, 3, 4, 5)
     raw = configure("integrated-gradients", {"baseline": "grey", "steps": 3}).run(classifier, image, Target(index=(0,)))
     found = asked(classifier, image, raw.raw.sum(1), absent=torch.full_like(image, 0.5))
@@ -74,7 +74,7 @@ def test_any_network_s_by_the_pictures_it_was_shown():
     plain = classifier_of(Smooth(1), mean=(0.0,), std=(1.0,))
     watched = Seen(plain.network)
     image = 0.2 + 0.7 * photos(1, 1, 6, 7)
-    maps = torch.randn(2, 6, 7, generator=generator_of(3, 3), dtype=torch.float64)
+    maps = torch.randn(2, 6, 7, generator=generator_of(3, "3"), dtype=torch.float64)
     side, sizes, subsets = 2, (2, 5), 30
     found = asked(Classifier(watched, channels=1), image, maps, side, sizes, subsets, index=3)
     unlike = [picture for picture in watched.seen[-61:] if not torch.equal(picture, image[0])]
