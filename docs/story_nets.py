@@ -1,4 +1,4 @@
-"""The first layers of two famous networks, small, for grey photos of 32x32 pixels.
+"""Networks of docs/studies.md: first layers of two famous ones, small, for grey photos of 32x32 pixels; a plain one.
 
 What differs is what Zeiler & Fergus changed (2013, section 4.1): 11x11 filters at every fourth pixel, or 7x7 at every
 second. Both have as many maps, of the same size from the second convolution on. ``zfnet_like_begun_small`` begins with
@@ -32,4 +32,13 @@ def _network(first: nn.Conv2d, second: nn.Conv2d, num_classes: int) -> nn.Sequen
         *(nn.Conv2d(96, 128, 3, padding=1), nn.BatchNorm2d(128), nn.ReLU()),
         *(nn.Conv2d(128, 128, 3, padding=1), nn.BatchNorm2d(128), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Flatten(), nn.Linear(128 * 2 * 2, 256), nn.ReLU(), nn.Dropout(), nn.Linear(256, num_classes)),
+    )
+
+
+def plain(num_classes: int = 10) -> nn.Sequential:
+    """For 16x16 pixels; what it learns of a place it knows of that place alone."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(32 * 8 * 8, 32), nn.ReLU(), nn.Linear(32, num_classes)),
     )

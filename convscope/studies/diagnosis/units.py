@@ -142,7 +142,8 @@ def _findings(layers: dict[str, Layer]) -> list[Finding]:
         ]
         if few := {name: share for name, share in shares.items() if name not in many}:
             count, worst = sum(len(kind.of(layers[name])) for name in few), max(few, key=lambda name: few[name])
-            where = f"{count} in {len(few)} layers, the most in {worst}:{_named(kind.of(layers[worst]))}"
+            there = f"{len(few)} layers" if len(few) > 1 else "1 layer"
+            where = f"{count} in {there}, the most in {worst}:{_named(kind.of(layers[worst]))}"
             found.append(Finding(kind.name, where, few[worst], SHARE, kind.remark, kind.change, FIGURE, fault=False))
     return found
 

@@ -95,7 +95,7 @@ def test_units_that_fire_on_few_photos_are_no_duplicates() -> None:
 @pytest.mark.parametrize(("activation", "low"), [(nn.Tanh(), -1), (nn.Sigmoid(), 0)])
 def test_smooth_bounds_saturate_at_both_ends(activation: nn.Module, low: float) -> None:
     found = judged(one_by_one([0.0, 0.0, 1.0], [9.0, -9.0, 0.0], activation), pixels(5))
-    assert kinds(found) == {"saturated units": "2 in 1 layers, the most in 1:0,1"}
+    assert kinds(found) == {"saturated units": "2 in 1 layer, the most in 1:0,1"}
     bounds = bounded_layers(trace(nn.Sequential(activation, nn.Flatten()), pixels(1)))["0"]
     assert (bounds.low, bounds.high, bounds.hard) == (low, 1.0, False)
 
