@@ -185,13 +185,12 @@ def _findings(seen: _Seen) -> list[str]:
         return [*told, f"{photos} photos measured are too few to say what was needed (at least {FEWEST})"]
     worse = [name for name, change in changes.items() if change.low > 0]
     better = [name for name, change in changes.items() if change.high < 0]
-    once = seen.repeats == 1
+    once = ", as far as one training each tells" if seen.repeats == 1 else ""
     if worse:
-        what = "so does it look, from one training each; repeats tell" if once else "what they change was needed"
-        told.append(f"worse than the whole network: {', '.join(worse)}; {what}")
+        needed = "" if once else "; what they change was needed"
+        told.append(f"worse than the whole network{once}: {', '.join(worse)}{needed}")
     if better:
-        what = ", from one training each; repeats tell" if once else ""
-        told.append(f"better than the whole network: {', '.join(better)}{what}")
+        told.append(f"better than the whole network{once}: {', '.join(better)}")
     if changes and not worse and not better:
         told.append("no variant does otherwise than the whole network, as far as can be told")
     return told
