@@ -54,15 +54,14 @@ class Plan:
 class Figures:
     """What became of a training. ``accuracy``: a share of the photos kept apart; ``balanced``: mean over classes.
 
-    ``counts``: photos kept apart of each class. ``right``: for each of them 1 if it was told right, 0 if not, - if
-    it could not be read. ``seen``: how many of them the network had been trained on before.
+    ``right``: for each photo kept apart 1 if it was told right, 0 if not, - if it could not be read. ``seen``: how many
+    of them the network had been trained on before.
     """
 
     accuracy: float
     balanced: float
     top5: float | None
     photos: int
-    counts: tuple[int, ...]
     right: str
     train_accuracy: float | None
     parameters: int
@@ -126,7 +125,7 @@ def _carried_out(data: DataSet, plan: Plan, photos: str) -> Figures:
 def _known(place: Path) -> Figures | None:
     try:
         found = json.loads((place / FIGURES).read_text(encoding="utf-8"))
-        return Figures(**{**found, "counts": tuple(found["counts"]), "folder": str(place)})
+        return Figures(**{**found, "folder": str(place)})
     except (OSError, ValueError, TypeError, KeyError):  # not done, or of another version
         return None
 
@@ -154,7 +153,6 @@ def _trained(data: DataSet, plan: Plan, place: Path) -> Figures:
         seen.metrics.balanced_accuracy,
         seen.metrics.top5,
         seen.metrics.count,
-        tuple(one.count for one in seen.metrics.per_class),
         "".join("-" if row not in right else "1" if right[row] else "0" for row in apart.tolist()),
         learned,
         sum(parameter.numel() for parameter in classifier.network.parameters()),
