@@ -196,7 +196,7 @@ def _of_class(patient: Patient, group: Group, cost: Cost, labels: Sequence[int])
     if _sure(cost.more):
         reason = (
             f"with the {cost.corner} of other classes the probability falls by {cost.fall:.2f}, with another corner of "
-            f"theirs by at most {round(cost.other, 2) + 0.0:.2f}; {patient.method} sees it in {cost.often:.0%} of the photos"
+            f"theirs by at most {max(cost.other, 0):.2f}; {patient.method} sees it in {cost.often:.0%} of the photos"
         )
         change = (
             f"cut or cover the {cost.corner} of all photos, or put its mark on photos of every class, and train anew"
