@@ -63,7 +63,7 @@ class Ablation:
     training: Options | None = setting(default=None, help=TRAINING_HELP)
 
     def run(self, data: DataSet, seed: int = 0) -> Result:
-        least = (self.repeats, self.epochs, self.size or 1, self.per_class or 1, self.test or 1)
+        least = [self.repeats, self.epochs, *(one for one in (self.size, self.per_class, self.test) if one is not None)]
         if min(least) < 1 or (self.lr is not None and self.lr <= 0):
             raise UsageError("repeats, epochs, size, per_class and test are at least 1, and lr is more than 0")
         more: dict[str, Any] = training_settings(self.training, OWN)
@@ -92,11 +92,6 @@ class Ablation:
             f"{learned:,} photos learned from, {int((of == TEST).sum()):,} measured",
             SEVERAL.format(self.repeats) if self.repeats > 1 else ONCE,
         ]
-        if (error := seen.train_error(WHOLE)) > LEARNED:
-            notes.append(
-                f"the whole network has not learned what it was shown (train error {error:.0%}), so this says little: "
-                "more epochs, or another lr, may do better"
-            )
         return result(settled, title, seed, data, [_summary(seen), _every(seen)], [chart], _findings(seen), notes)
 
 
@@ -179,6 +174,11 @@ def _findings(seen: _Seen) -> list[str]:
         told.append(
             f"{name}: {variant.parameters:,} parameters, error {error}, train {seen.train_error(name):.1%}; "
             f"{points(seen.change(name))} against the whole"
+        )
+    if (wrong := seen.train_error(WHOLE)) > LEARNED:
+        told.append(
+            f"the whole network has not learned what it was shown (train error {wrong:.0%}), so all of this says little: "
+            "more epochs, or another lr, may do better"
         )
     changes = {variant.name: seen.change(variant.name) for variant in seen.variants[1:]}
     if (photos := measured(seen.right(WHOLE))) < FEWEST:

@@ -87,8 +87,8 @@ def table_3(prefix: str, name: str, base: Mapping[str, Any]) -> dict[str, dict[s
             changes.append({"fc": own["fc"] * 2, "conv": wide})
     if not changes:
         raise UsageError(
-            f"{prefix}:{name} has no options that table 3 changes (without, fc, conv): name variants, such as "
-            "'width=8; remove=features.3'"
+            f"{prefix}:{name} has no options that table 3 changes (without, fc, conv): name variants, by options of "
+            "its own (NAME=VALUE) or layers to do without (remove=LAYER; `convscope layers` lists them)"
         )
     return {titled(change): change for change in changes}
 

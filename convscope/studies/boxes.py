@@ -161,4 +161,8 @@ def _short(value: Any) -> str:
 
 
 def _unseen(count: int) -> list[str]:
-    return [f"boxes where the network does not see the photo, left out: {count}"] if count else []
+    return (
+        [f"left out, lying outside of what the network sees of its photo: {count} box{'es' * (count > 1)}"]
+        if count
+        else []
+    )

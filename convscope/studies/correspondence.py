@@ -154,7 +154,7 @@ def _on_zeros(found: list[Compared], how: str) -> list[str]:
         return []
     told = "hiding a part leaves most features as they are"
     return [
-        f"{told} ({', '.join(many)}): distances tell which change more than how; --zeros skip compares those that do"
+        f"{told} ({', '.join(many)}): a distance tells mostly which features change, and little of how; --zeros skip compares those that do"
     ]
 
 

@@ -250,9 +250,15 @@ def _found(found: Measured, score: str) -> list[str]:
         return [f"{_called(score)}: no method has it"]
     best = sorted(there, key=lambda i: means[i].mean, reverse=score not in LOWER)
     equal = [str(found.entries[i]) for i in best if means[i].mean == means[best[0]].mean]
-    first = f"{_called(score)}: best {'are' if equal[1:] else 'is'} {some(equal, MANY)}, {means[best[0]]}"
+    first = (
+        f"{_called(score)}: of the methods best {'are' if equal[1:] else 'is'} {some(equal, MANY)}, {means[best[0]]}"
+    )
+    blind = {j: found.mean(score, j) for j in found.rows("baseline")}
+    better = [j for j in blind if (blind[j].mean - means[best[0]].mean) * (-1 if score in LOWER else 1) > 0]
+    if better:
+        first += f"; better in the mean: {', '.join(f'{found.entries[j]} {blind[j].mean:.3g}' for j in better)}"
     if all(means[i].side() is None for i in there):
-        return [f"{first}; of fewer than {FEWEST} photos nothing can be said of what beats what"]
+        return [f"{first}; on fewer than {FEWEST} photos all of it may be chance"]
     told = [first]
     for kind in ("baseline", "control"):
         bouts = {i: own for i in best if (own := _bouts(found, score, i, kind))}

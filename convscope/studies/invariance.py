@@ -192,7 +192,7 @@ def _summary(found: list[Moved], apart: dict[str, float | None]) -> Table:
         "distance": "there: mean Euclidean distance of the features from those of the photo as it is",
         "relative": "that, over the mean distance between different photos",
         "largest": "the largest relative distance over all degrees",
-        "probability": "mean probability of the true class, unmoved",
+        "probability": "mean probability of the photo's class, unmoved",
         "lowest": "its lowest mean over all degrees",
         "at": "the degree where it is lowest",
     }
@@ -214,7 +214,7 @@ def _curves(found: list[Moved], apart: dict[str, float | None]) -> Table:
         "transform": "what was done to the photo",
         "amount": "how much, in the unit",
         "unit": "pixels, times or degrees",
-        "figure": "distance at a layer, relative distance at it, or probability of the true class",
+        "figure": "distance at a layer, relative distance at it, or probability of the photo's class",
         "layer": "the layer of a distance",
         "mean": "over the photos",
         "low": "lower end of the mean's 95 % interval",
@@ -242,7 +242,7 @@ def _every(album: Album, found: list[Moved]) -> Table:
         "transform": "what was done to it",
         "amount": "how much: pixels, times or degrees",
         **{f"distance {layer}": distance for layer in layers},
-        "probability": "of the true class",
+        "probability": "of the photo's class",
     }
     rows: list[tuple[Cell, ...]] = [
         (name, one.name, amount, *(float(one.distances[layer][i, j]) for layer in layers), float(one.probability[i, j]))
@@ -263,11 +263,11 @@ def _findings(found: list[Moved], apart: dict[str, float | None]) -> list[str]:
             for layer, distances in one.distances.items()
             if (own := apart[layer]) is not None
         ]
-        moved = f"; by {one.degree(one.nearest)} already, {' and '.join(ways)}" if ways else ""
+        moved = f"; by {one.degree(one.nearest)}, {' and '.join(ways)}" if ways else ""
         falls = f"falls from {sure[one.neutral]:.2f} to {sure[low]:.2f} at {one.degree(low)}"
         if sure[one.neutral] - sure[low] < LEAST:
             falls = f"keeps its {sure[one.neutral]:.2f}"
-        told.append(f"{one.name}: the true class {falls}{moved}")
+        told.append(f"{one.name}: the class's probability {falls}{moved}")
     return told
 
 
@@ -276,7 +276,7 @@ def _caption(photos: int) -> str:
     lines = "The pale lines are single photos, the strong one their mean" if few else "The line is the mean"
     return (
         "From the left, for each transform: a photo as it is moved; the Euclidean distance of a layer's features from "
-        f"those of the photo as it is; the probability of the true class. {lines}, its band the 95 % interval over "
+        f"those of the photo as it is; the probability of its class. {lines}, its band the 95 % interval over "
         "photos. After Zeiler & Fergus 2013, figure 5."
     )
 
@@ -295,7 +295,7 @@ def _drawn(study: Invariance, album: Album, found: list[Moved]) -> Drawn:
             drawing.plain(place, across=UNITS[one.name], up="distance", title=layer)
             place.set_ylim(bottom=0)
         _lines(panel[-1], one.amounts, one.probability, (0, 1))
-        drawing.plain(panel[-1], across=UNITS[one.name], up="probability", title="true class")
+        drawing.plain(panel[-1], across=UNITS[one.name], up="probability", title="its class")
         panel[-1].set_ylim(0, 1)
     return figure
 

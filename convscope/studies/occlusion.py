@@ -207,11 +207,11 @@ def _findings(album: Album, seen: list[_Seen], layer: Address) -> list[str]:
     told = []
     for i, (name, one) in enumerate(zip(album.names, seen, strict=True)):
         row, col = one.windows[int(one.probability.argmin())]
-        told.append(
-            f"{name}: {album.classes.short(album.labels[i])} falls from {one.sure:.3f} to {one.probability.min():.3f} "
-            f"with the square at row {row}, column {col}; {layer.key}:{one.unit} loses up to "
-            f"{_lost(one):.0%} of its sum"
-        )
+        label, least = album.classes.short(album.labels[i]), float(one.probability.min())
+        falls = f"falls from {one.sure:.3f} to {least:.3f} with the square at row {row}, column {col} of the canvas"
+        if one.sure - least < LEAST:
+            falls = f"keeps its {one.sure:.3f} wherever the square is"
+        told.append(f"{name}: {label} {falls}; {layer.key}:{one.unit} loses up to {_lost(one):.0%} of its sum")
     return told[:SHOWN]
 
 

@@ -22,7 +22,7 @@ from convscope.studies.probes_features import Layer, features_of, layers_to_prob
 from convscope.studies.registry import register
 from convscope.studies.result import Figure, Result, Table, result
 from convscope.studies.retraining.folds import Apart, keep_apart
-from convscope.studies.retraining.repeats import ONCE, SEVERAL, Spread, derived, gain, measured, points, shares, spread
+from convscope.studies.retraining.repeats import SEVERAL, Spread, derived, gain, measured, points, shares, spread
 from convscope.studies.subject import DataSet
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 LEARNED, SHUFFLED = "learned", "random weights"
 KINDS = ("svm", "softmax")
 NAMES = {"svm": "SVM", "softmax": "softmax"}
+ONE_SPLIT = "intervals are of the photos measured alone: another split might come out otherwise"
 STEPS = 10_000  # of a solver, at most
 
 
@@ -64,7 +65,7 @@ class Probes:
     def run(self, data: DataSet, seed: int = 0) -> Result:
         classifier = data.classifier
         assert classifier is not None
-        if self.repeats < 1 or self.c <= 0 or (self.per_class or 1) < 1 or (self.test or 1) < 1:
+        if self.c <= 0 or min([self.repeats, *(one for one in (self.per_class, self.test) if one is not None)]) < 1:
             raise UsageError("repeats, per_class and test are at least 1, and c is more than 0")
         if classifier.framing.size is None:
             raise UsageError(f"{classifier.name} takes photos of any size, which cannot be one batch: give --canvas")
@@ -90,7 +91,7 @@ class Probes:
         seen = _Scores(layers, right, found.labels[read], 1 / len(np.unique(found.labels[folds.parts[0][0]])))
         figure = Figure("depth", _caption(self, seen), lambda: _drawn(seen))
         title = f"What a linear classifier reads off the layers of {classifier.name}, on {found.source}"
-        notes = [*data.remarks, *folds.remarks, SEVERAL.format(len(folds.parts)) if len(folds.parts) > 1 else ONCE]
+        notes = [*data.remarks, *folds.remarks, SEVERAL.format(len(folds.parts)) if len(folds.parts) > 1 else ONE_SPLIT]
         if unsettled:
             notes.append(f"{unsettled} of {2 * len(jobs)} probes had not settled after {STEPS:,} steps: try a lower c")
         wide = [layer.key for layer in layers if layer.width > self.numbers]
@@ -213,10 +214,11 @@ def _findings(seen: _Scores) -> list[str]:
     if any(seen.gain(layer) for layer in seen.layers):
         gains = {layer.key: gain for layer in seen.layers if (gain := seen.gain(layer))}
         most = max(gains, key=lambda key: gains[key].mean)
-        told.append(f"what was learned is worth most at {most}: {points(gains[most])} over random weights")
+        if gains[most].low > 0:
+            told.append(f"what was learned is worth most at {most}: {points(gains[most])} over random weights")
         enough = measured(next(iter(seen.right.values()))) >= FEWEST
         if enough and (no := [key for key, gain in gains.items() if gain.low <= 0]):
-            told.append(f"no more than random weights tell as far as can be seen: {', '.join(no)}")
+            told.append(f"not surely better than with random weights: {', '.join(no)}")
     return told
 
 

@@ -161,8 +161,8 @@ def remarks(
         for count, names in flat.items()
         if count
     ]
-    if went := [f"{name} {count}" for name, count in blank.items() if count]:
-        told.append(f"maps that became the same everywhere, of {every}, and count as unlike: {', '.join(went)}")
+    if went := [f"{count} of {name}" for name, count in blank.items() if count]:
+        told.append(f"of {every} maps each, these became the same everywhere, and count as unlike: {', '.join(went)}")
     if min(size) < max(WINDOW, BLOCK * cell):
         told.append(
             f"maps of {size[0]}x{size[1]} are too small for SSIM (a window of {WINDOW} pixels) or for HOG "

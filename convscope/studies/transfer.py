@@ -69,7 +69,8 @@ class Transfer:
         classifier = data.classifier
         assert classifier is not None
         numbers = sorted(set(self.per_class))
-        if not numbers or min(numbers[0], self.repeats, self.steps, self.scratch_steps, self.test or 1) < 1:
+        least = [self.repeats, self.steps, self.scratch_steps, *numbers, *([] if self.test is None else [self.test])]
+        if not numbers or min(least) < 1:
             raise UsageError("per_class, test, repeats, steps and scratch_steps are at least 1")
         more = training_settings(self.training, OWN)
         starts = _starts(data, classifier)
@@ -101,7 +102,7 @@ class Transfer:
         steps = self.steps if kind == PRETRAINED else self.scratch_steps
         epochs = epochs_for(steps, len(rows), int(more.get("batch_size", BATCH)))
         settings = {**starts[kind], **more, "epochs": epochs, "seed": own}
-        return Plan(f"{kind}-{number:03d}-{repeat}", settings, apart.split(rows))
+        return Plan(f"{kind}-{number:03d}-{repeat}", settings, apart.split(rows), both=True)
 
 
 def _starts(data: DataSet, classifier: Classifier) -> dict[str, dict[str, Any]]:
@@ -180,7 +181,7 @@ class _Seen:
 
     def learned(self, kind: str, number: int) -> float:
         """Accuracy on what was learned from, at the end."""
-        return float(np.mean([self.found[kind, number, r].last_train_accuracy for r in range(self.repeats)]))
+        return float(np.mean([self.found[kind, number, r].train_accuracy or 0.0 for r in range(self.repeats)]))
 
     def gain(self, number: int) -> Spread:
         """What pretraining is worth, paired over photos and repetitions."""

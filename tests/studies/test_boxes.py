@@ -95,7 +95,7 @@ def test_what_is_left_out_is_said(tmp_path, written):
     assert found == [((6, 6, 16, 26),)]  # the first lies left of the crop
     assert notes == [
         "boxes.json names photos that are not studied here: other.png",
-        "boxes where the network does not see the photo, left out: 1",
+        "left out, lying outside of what the network sees of its photo: 1 box",
     ]
 
 

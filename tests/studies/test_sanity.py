@@ -297,7 +297,7 @@ def test_a_map_that_becomes_blank_has_nothing_in_common_with_what_it_was():
     told = remarks(
         [METHODS["grad-cam"]()], None, [replace(own, likeness={"grad-cam": own.likeness["m"]})], (224, 224), 16
     )
-    assert "maps that became the same everywhere, of 12, and count as unlike: grad-cam 6" in told
+    assert "of 12 maps each, these became the same everywhere, and count as unlike: 6 of grad-cam" in told
 
 
 def test_the_users_network_is_as_it_was_and_the_same_seed_gives_the_same(tmp_path):

@@ -66,7 +66,6 @@ class Figures:
     train_accuracy: float | None
     parameters: int
     epochs: int
-    last_train_accuracy: float  # while it learned, in its last epoch
     seen: int
     folder: str
 
@@ -156,8 +155,7 @@ def _trained(data: DataSet, plan: Plan, place: Path) -> Figures:
         "".join("-" if row not in right else "1" if right[row] else "0" for row in apart.tolist()),
         learned,
         sum(parameter.numel() for parameter in classifier.network.parameters()),
-        len(rows_done := run.rows()),
-        rows_done[-1]["train_accuracy"],
+        len(run.rows()),
         int(seen_by(place, found.hashes[apart]).sum()),
         str(place),
     )
