@@ -17,9 +17,10 @@ from convscope.cli.output import counted, emit, note, say, table
 if TYPE_CHECKING:
     from typer._click.core import Command, Context  # typer's own copy of click
 
-    from convscope.studies.result import Result
+    from convscope.studies.result import Result, Table
 
 SHOWN = 40  # rows of the first table that a terminal is shown; the others are for files
+WIDEST = 150  # characters of a table with all its columns
 SETTINGS = "Study"  # a panel of help
 OWN = "own_"  # begins the parameters that are the study's own settings: some are called as a model's are
 CANVAS_OPTION = "--canvas"  # the model's --size elsewhere; here that may be a study's own
@@ -82,8 +83,9 @@ def _function(name: str, study: Any) -> Any:
         kind: Any = bool | None if setting.type == "bool" else str | None
         default = "" if setting.default is None else f" \\[default: {_typed(setting.default)}]"
         choices = f" ({', '.join(setting.choices)})" if setting.choices else ""
+        name_ = setting.name.replace("_", "-")
         shown = typer.Option(
-            f"--{setting.name.replace('_', '-')}",
+            f"--{name_}/--no-{name_}" if setting.type == "bool" else f"--{name_}",
             metavar=None if setting.type == "bool" else METAVARS.get(setting.type.split(" ")[0], "TEXT"),
             help=f"{_plain(setting.help)}{choices}{default}",
             rich_help_panel=SETTINGS,
@@ -242,7 +244,7 @@ def _tell(found: Result, place: Path, json: bool) -> None:
         shown = not first.told and len(first) <= SHOWN
         if shown:
             say(f"{first.about}:")
-            table(list(first.columns), first.texts(), right=first.numeric)
+            _shown(first, place)
             say()
         for one in found.tables[shown:]:
             say(f"{one.about}: {counted(len(one), 'row')} in {place / one.name}.csv")
@@ -254,6 +256,19 @@ def _tell(found: Result, place: Path, json: bool) -> None:
         note(line)
     if found.faults:
         raise typer.Exit(1)
+
+
+def _shown(one: Table, place: Path) -> None:
+    """A table, without its intervals where it is too wide to be read with them."""
+    names, texts = list(one.columns), one.texts()
+    width = sum(2 + max(len(name), *(len(row[i]) for row in texts)) for i, name in enumerate(names)) if texts else 0
+    aside = (
+        {name for name in names if name.rpartition(" ")[2] in ("low", "high", "photos")} if width > WIDEST else set()
+    )
+    kept = [i for i, name in enumerate(names) if name not in aside]
+    table([names[i] for i in kept], [[row[i] for i in kept] for row in texts], right=one.numeric)
+    if aside:
+        say(f"(with intervals in {place / one.name}.csv)")
 
 
 def _plain(text: str) -> str:

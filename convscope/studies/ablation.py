@@ -177,8 +177,8 @@ def _findings(seen: _Seen) -> list[str]:
         )
     if (wrong := seen.train_error(WHOLE)) > LEARNED:
         told.append(
-            f"the whole network has not learned what it was shown (train error {wrong:.0%}), so all of this says little: "
-            "more epochs, or another lr, may do better"
+            f"the whole network has not learned what it was shown (train error {wrong:.0%}), so this says little: more "
+            "epochs, or another lr, may do better"
         )
     changes = {variant.name: seen.change(variant.name) for variant in seen.variants[1:]}
     if (photos := measured(seen.right(WHOLE))) < FEWEST:

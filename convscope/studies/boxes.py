@@ -161,8 +161,6 @@ def _short(value: Any) -> str:
 
 
 def _unseen(count: int) -> list[str]:
-    return (
-        [f"left out, lying outside of what the network sees of its photo: {count} box{'es' * (count > 1)}"]
-        if count
-        else []
-    )
+    if not count:
+        return []
+    return [f"left out, lying outside of what the network sees of its photo: {count} box{'es' * (count > 1)}"]

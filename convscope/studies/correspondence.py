@@ -20,7 +20,7 @@ from convscope.settings import setting
 from convscope.studies import drawing
 from convscope.studies.boxes import Box, called, parts_of
 from convscope.studies.interval import FEWEST, Estimate, estimate_pairs
-from convscope.studies.looks import LAYERS_HELP, Layers, layers_meant, outputs_of
+from convscope.studies.looks import LAYERS_HELP, Layers, drawn_of, layers_meant, on_layers, outputs_of
 from convscope.studies.registry import register
 from convscope.studies.result import Cell, Figure, Result, Table, result
 from convscope.studies.subject import Album
@@ -118,7 +118,7 @@ class Correspondence:
             notes.append(f"{crowded} random boxes lie on a named part: there was no room beside them")
         notes += _on_zeros(found, self.zeros)
         tables = [_table(found), _pairs(album, found)]
-        figures = [Figure("correspondence", _caption(), lambda: _drawn(album, parts, found))]
+        figures = [Figure("correspondence", _caption() + on_layers(len(layers)), lambda: _drawn(album, parts, found))]
         title = f"Does {album.classifier.name} know the parts?"
         return result(self, title, seed, album, tables, figures, _findings(found), notes)
 
@@ -152,9 +152,9 @@ def _on_zeros(found: list[Compared], how: str) -> list[str]:
     many = [f"{max(own):.0%} of {layer}" for layer, own in shares.items() if max(own) > 0.5]
     if not many or how == "skip":
         return []
-    told = "hiding a part leaves most features as they are"
+    told = f"hiding a part leaves most features as they are ({', '.join(many)})"
     return [
-        f"{told} ({', '.join(many)}): a distance tells mostly which features change, and little of how; --zeros skip compares those that do"
+        f"{told}: a distance tells mostly which features change, little of how; --zeros skip compares those that do"
     ]
 
 
@@ -286,7 +286,7 @@ def _drawn(album: Album, parts: Mapping[str, Mapping[int, Box]], found: list[Com
     from matplotlib.patches import Rectangle
 
     rows = sorted({row for own in parts.values() for row in own})[:SHOWN]
-    layers = list(dict.fromkeys(one.layer for one in found))
+    layers = drawn_of(list(dict.fromkeys(one.layer for one in found)))
     names = list(dict.fromkeys(one.part for one in found))
     heights = (2.0, 0.45 * len(names) + 1.1)
     figure, axes = drawing.mosaic([len(rows), len(layers)], heights=heights, names=" ".join(names))

@@ -250,9 +250,8 @@ def _found(found: Measured, score: str) -> list[str]:
         return [f"{_called(score)}: no method has it"]
     best = sorted(there, key=lambda i: means[i].mean, reverse=score not in LOWER)
     equal = [str(found.entries[i]) for i in best if means[i].mean == means[best[0]].mean]
-    first = (
-        f"{_called(score)}: of the methods best {'are' if equal[1:] else 'is'} {some(equal, MANY)}, {means[best[0]]}"
-    )
+    verb = "are" if equal[1:] else "is"
+    first = f"{_called(score)}: of the methods best {verb} {some(equal, MANY)}, {means[best[0]]}"
     blind = {j: found.mean(score, j) for j in found.rows("baseline")}
     better = [j for j in blind if (blind[j].mean - means[best[0]].mean) * (-1 if score in LOWER else 1) > 0]
     if better:

@@ -21,7 +21,7 @@ from convscope.progress import track
 from convscope.settings import Words, setting
 from convscope.studies import drawing
 from convscope.studies.interval import estimate
-from convscope.studies.looks import LAYERS_HELP, Layers, layers_meant, outputs_of
+from convscope.studies.looks import LAYERS_HELP, Layers, drawn_of, layers_meant, on_layers, outputs_of
 from convscope.studies.registry import register
 from convscope.studies.result import Cell, Figure, Result, Table, result
 from convscope.studies.subject import Album
@@ -110,7 +110,7 @@ class Invariance:
             for i, (kind, amounts) in enumerate(plans.items())
         ]
         tables = [_summary(found, apart), _curves(found, apart), _every(album, found)]
-        figure = Figure("invariance", _caption(len(album)), lambda: _drawn(self, album, found))
+        figure = Figure("invariance", _caption(len(album), len(layers)), lambda: _drawn(self, album, found))
         title = f"What {album.classifier.name} makes of a photo that is moved"
         notes = [] if len(album) > 1 else ["one photo: there is nothing that distances could be relative to"]
         return result(self, title, seed, album, tables, [figure], _findings(found, apart), notes)
@@ -271,18 +271,18 @@ def _findings(found: list[Moved], apart: dict[str, float | None]) -> list[str]:
     return told
 
 
-def _caption(photos: int) -> str:
+def _caption(photos: int, layers: int) -> str:
     few = 1 < photos <= OWN_LINES
     lines = "The pale lines are single photos, the strong one their mean" if few else "The line is the mean"
     return (
         "From the left, for each transform: a photo as it is moved; the Euclidean distance of a layer's features from "
         f"those of the photo as it is; the probability of its class. {lines}, its band the 95 % interval over "
-        "photos. After Zeiler & Fergus 2013, figure 5."
+        f"photos. After Zeiler & Fergus 2013, figure 5.{on_layers(layers)}"
     )
 
 
 def _drawn(study: Invariance, album: Album, found: list[Moved]) -> Drawn:
-    layers = list(found[0].distances)
+    layers = drawn_of(list(found[0].distances))
     figure, axes = drawing.panels(len(found), len(layers) + 2, width=2.7, height=2.1)
     for one, panel in zip(found, axes, strict=True):
         few = [one.amounts[round(i)] for i in np.linspace(0, len(one.amounts) - 1, SHOWN)]

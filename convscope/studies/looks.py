@@ -18,6 +18,7 @@ from convscope.instrument.state import undisturbed
 from convscope.models.classifier import Classifier
 from convscope.types import Images
 
+DRAWN = 6  # layers in a figure, at most
 WORDS = {"first": "@first", "last": "@penultimate"}  # the paper's layers 1 and 7
 
 
@@ -41,6 +42,18 @@ def layers_meant(classifier: Classifier, words: Sequence[str], images: Images) -
     if not found:
         raise UsageError("no layer is named")
     return list(found.values())
+
+
+def drawn_of(layers: Sequence[str], most: int = DRAWN) -> list[str]:
+    """Those that a figure has room for: of many some, evenly over the depth, the first and the last with them."""
+    if len(layers) <= most:
+        return list(layers)
+    return [layers[round(place * (len(layers) - 1) / (most - 1))] for place in range(most)]
+
+
+def on_layers(count: int) -> str:
+    """What a caption says of layers that are not drawn."""
+    return "" if count <= DRAWN else f" {DRAWN} of {count} layers are drawn; the tables have all."
 
 
 def outputs_of(

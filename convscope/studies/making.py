@@ -21,6 +21,7 @@ from convscope.studies.result import RESULT, Result
 from convscope.studies.subject import Album, DataSet, drawn
 from convscope.types import Images
 
+KINDS = ("csv", "png", "svg", "json", "html")  # of files that a result has
 SAMPLE = 100  # photos, at most, where nobody says
 SMALL = 256  # pixels: photos themselves are not looked at again, and many would fill the memory
 
@@ -164,10 +165,14 @@ def check_seed(seed: int) -> None:
 
 
 def check_free(folder: Path, name: str) -> None:
-    """Refuse a folder that holds the result of another study: the two would lie there mixed."""
+    """Refuse a folder that holds the result of another study, with which it would be mixed, or files of someone's own,
+    which might be replaced."""
     try:
         there = json.loads((folder / RESULT).read_text("utf-8"))["study"]
     except (OSError, ValueError, TypeError, KeyError):
+        own = [file for kind in KINDS for file in folder.glob(f"*.{kind}")]
+        if own:
+            raise UsageError(f"{folder} holds files of yours, such as {own[0].name}: choose another folder") from None
         return
     if there != name:
         raise UsageError(f"{folder} holds the result of the study {there}: choose another folder")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawn
 
 SHOWN = 8  # photos in the figure
+WORTH = 0.005  # of a probability, to be worth a word
 LEAST = 0.05  # what a scale of probabilities spans at least
 NAMED = 5  # classes that have a colour of their own
 
@@ -209,7 +210,7 @@ def _findings(album: Album, seen: list[_Seen], layer: Address) -> list[str]:
         row, col = one.windows[int(one.probability.argmin())]
         label, least = album.classes.short(album.labels[i]), float(one.probability.min())
         falls = f"falls from {one.sure:.3f} to {least:.3f} with the square at row {row}, column {col} of the canvas"
-        if one.sure - least < LEAST:
+        if one.sure - least < WORTH:
             falls = f"keeps its {one.sure:.3f} wherever the square is"
         told.append(f"{name}: {label} {falls}; {layer.key}:{one.unit} loses up to {_lost(one):.0%} of its sum")
     return told[:SHOWN]

@@ -72,6 +72,24 @@ def test_it_is_the_librarys_result(call: Call, foxes: Path) -> None:
     assert all(line in done.out for line in wanted.findings)
 
 
+def test_what_is_on_can_be_switched_off(call: Call, foxes: Path) -> None:
+    how = ("sanity", *MODEL, foxes, "--methods", "gradient", "--steps", "2", "--json")
+    both, one = call("study", *how), call("study", *how, "--no-independent", "-o", "one")
+    assert one.code == both.code == 0, one.err
+    assert "independent" in both.json["tables"]
+    assert "independent" not in one.json["tables"]
+
+
+def test_a_table_too_wide_to_read_leaves_its_intervals_to_the_file(call: Call, foxes: Path) -> None:
+    how = ("--methods", "grad-cam,gradient", "--steps", "2", "--subsets", "4", "-o", "wide")
+    done = call("study", "faithfulness", *MODEL, foxes, *how)
+    assert done.code == 0, done.err
+    head = done.out.splitlines()[1]
+    assert head.split() == ["map", "kind", "deletion", "insertion", "difference", "sensitivity-n"]
+    assert "(with intervals in wide/scores.csv)" in done.out
+    assert "deletion low" in Path("wide/scores.csv").read_text().splitlines()[0]
+
+
 def test_json_is_alone_on_stdout(call: Call, foxes: Path) -> None:
     done = call("study", "occlusion", *MODEL, foxes, *QUICK, "--json")
     assert done.code == 0, done.err

@@ -12,6 +12,7 @@ from convscope.models.classes import Classes
 from convscope.models.classifier import Classifier
 from convscope.studies import configure
 from convscope.studies.invariance import versions
+from convscope.studies.looks import drawn_of, on_layers
 from convscope.studies.subject import Album
 from tests.nets import photos
 
@@ -107,6 +108,20 @@ def test_relative_is_the_distance_over_that_between_photos():
     summary = found.table("summary").records()[0]
     assert summary["smallest"] == "5 pixels up"
     assert summary["relative"] == pytest.approx(means["relative", -5.0])
+
+
+def test_of_many_layers_a_figure_has_some_evenly():
+    names = [f"layer {i}" for i in range(50)]
+    assert drawn_of(names) == [f"layer {i}" for i in (0, 10, 20, 29, 39, 49)]
+    assert drawn_of(names[:6]) == names[:6]
+    assert on_layers(6) == ""
+    layers = [nn.Conv2d(3, 3, 1) for _ in range(9)]
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).double()
+    own = Album.of(Classifier(net, Classes(("up", "down"))), photos(2, 3, 12, 12))
+    found = configure("invariance", {"layers": "?", "transforms": "shift", "steps": 3}).run(own)
+    assert {row["layer"] for row in found.table("curves").records()} == {*"012345678", None, "9"}
+    assert found.figure().caption.endswith("6 of 10 layers are drawn; the tables have all.")
+    assert found.picture().width < 4000
 
 
 def test_one_photo_has_no_relative_distance():

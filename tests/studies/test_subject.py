@@ -118,6 +118,14 @@ def test_a_study_of_photos_is_written_where_it_is_asked(tmp_path):
         scope.study("invariance", torch.rand(2, 3, 8, 8), seed=-1, **settings)
 
 
+def test_files_of_ones_own_are_not_replaced(tmp_path):
+    (tmp_path / "photos.csv").write_text("mine")
+    settings = {"layers": "pixels", "transforms": "shift", "steps": 3}
+    with pytest.raises(UsageError, match=r"holds files of yours, such as photos\.csv: choose another folder"):
+        Scope(model(), progress=False).study("invariance", torch.rand(2, 3, 8, 8), out=tmp_path, **settings)
+    assert (tmp_path / "photos.csv").read_text() == "mine"
+
+
 def test_a_broken_photo_is_left_out_and_said(tmp_path):
     good = [save(tmp_path / f"{i}.png", "red") for i in range(2)]
     (tmp_path / "broken.png").write_bytes(good[0].read_bytes()[:50])

@@ -133,7 +133,7 @@ def test_a_study_that_is_stopped_goes_on(data: DataSet, studied: tuple[DataSet, 
 
     def later() -> bool:
         looks[0] += 1
-        return looks[0] > 60
+        return looks[0] > 66
 
     with counted() as calls, pytest.raises(Cancelled, match="the same command goes on"), reporting(cancel=later):
         configure("transfer", QUICK).run(data)

@@ -141,9 +141,8 @@ def evidence(patient: Patient) -> Checkup:
     places, inside = corners(*maps.shape[1:]), middle(*maps.shape[1:])
     rows = [Shown(one.label, one.rows, one.maps, places[costs[one.label].corner], one.label in guilty) for one in order]
     figures = [Figure(FIGURE, CAPTION, lambda: figure_of(patient, maps, rows, some, inside))] if rows or some else []
-    seen = f"the evidence of {len(some)} photos" + (
-        f", the corners of {len(groups)} class{'es' * (len(groups) > 1)}" if groups else ""
-    )
+    corners_of = f", the corners of {len(groups)} class{'es' * (len(groups) > 1)}" if groups else ""
+    seen = f"the evidence of {len(some)} photos{corners_of}"
     return Checkup(seen, findings, measures, figures, notes)
 
 

@@ -73,7 +73,10 @@ class Figures:
 def carried_out(data: DataSet, plans: Sequence[Plan], label: str) -> list[Figures]:
     """What becomes of trainings, one after the other; what was done before is not done again."""
     kept = digest(data.catalog)
-    return [_carried_out(data, plan, kept) for plan in track(plans, label)]
+    try:
+        return [_carried_out(data, plan, kept) for plan in track(plans, label)]
+    except Cancelled:
+        raise Cancelled(f"cancelled: the same command goes on with what is in {data.folder / PLACE}") from None
 
 
 def place_of(data: DataSet, plan: Plan, photos: str) -> Path:
@@ -132,20 +135,17 @@ def _known(place: Path) -> Figures | None:
 def _trained(data: DataSet, plan: Plan, place: Path) -> Figures:
     found, settings, run = data.catalog, dict(plan.settings), RunFolder(place)
     apart = np.flatnonzero(plan.of == TEST)
-    try:
-        with unheard():
-            if not ((place / EVALUATION).exists() and not (place / "checkpoints").exists()):  # that one is done
-                if run.load_state() is None:  # it begins: later it has its own split
-                    settings["split"] = _written(data, plan)
-                train(data.source, out=place, resume="auto", **data.machine, **data.options, **settings)
-            classifier = load_classifier(f"run:{place}").to(data.machine.get("device") or best_device())
-            seen = evaluate(classifier, found, apart, workers=data.machine.get("workers"))
-            learned = None
-            if plan.both:
-                rows = np.flatnonzero(plan.of == TRAIN)
-                learned = evaluate(classifier, found, rows, workers=data.machine.get("workers")).metrics.accuracy
-    except Cancelled:
-        raise Cancelled(f"cancelled in {place}: the same command goes on with it") from None
+    with unheard():
+        if not ((place / EVALUATION).exists() and not (place / "checkpoints").exists()):  # that one is done
+            if run.load_state() is None:  # it begins: later it has its own split
+                settings["split"] = _written(data, plan)
+            train(data.source, out=place, resume="auto", **data.machine, **data.options, **settings)
+        classifier = load_classifier(f"run:{place}").to(data.machine.get("device") or best_device())
+        seen = evaluate(classifier, found, apart, workers=data.machine.get("workers"))
+        learned = None
+        if plan.both:
+            rows = np.flatnonzero(plan.of == TRAIN)
+            learned = evaluate(classifier, found, rows, workers=data.machine.get("workers")).metrics.accuracy
     right = dict(zip(seen.rows.tolist(), seen.right.tolist(), strict=True))
     return Figures(
         seen.metrics.accuracy,
