@@ -24,7 +24,7 @@ ABOUT = {
     "pointing": "share of photos whose maximum is in the box: high is good, 0 to 1",
     "energy": "share in the box of what speaks for the class: high is good, 0 to 1",
 }
-RANGES = {"deletion": (0, 1), "insertion": (0, 1), "energy": (0, 1)}  # of others -1 to 1
+SHARES = ("deletion", "insertion", "pointing", "energy")  # 0 to 1; others -1 to 1
 LOWER = ("deletion",)  # where less is better
 NAMED = "difference"  # stands for both curves
 MANY = 20  # methods in a sentence
@@ -107,7 +107,7 @@ class Measured:
     def mean(self, score: str, entry: int) -> Estimate:
         """An entry's score over photos."""
         values = self.values[score][entry]
-        return estimate_share(values) if score == "pointing" else estimate(values, RANGES.get(score, (-1, 1)))
+        return estimate_share(values) if score == "pointing" else estimate(values, (0 if score in SHARES else -1, 1))
 
     def curve(self, kind: int, entry: int) -> list[Estimate]:
         """An entry's curve over photos, point by point."""
@@ -117,7 +117,8 @@ class Measured:
         """By how much an entry is better than another: the paired difference over photos, its sign such that above 0 is
         better."""
         values, sign = self.values[score], -1 if score in LOWER else 1
-        return estimate((values[one] - values[other]) * sign)
+        most = 1 if score in SHARES else 2
+        return estimate((values[one] - values[other]) * sign, (-most, most))
 
 
 def tables_of(found: Measured, album: Album) -> list[Table]:

@@ -139,7 +139,8 @@ def test_tables_hang_together(judged):
     for row in judged.table("against").records():
         mine, others = (np.array(per[row[key], row["score"]]) for key in ("map", "against"))
         sign = -1 if row["score"] == "deletion" else 1
-        mean, low, high, count = estimate(sign * (mine - others))
+        most = 2 if row["score"] in ("difference", "sensitivity-n") else 1
+        mean, low, high, count = estimate(sign * (mine - others), (-most, most))
         assert [row["low"], row["high"], row["photos"]] == [low, high, count]
         assert row["better by"] == (mean if count else None)
         assert row["beats"] == (low > 0 if count >= 6 else None)
