@@ -76,7 +76,7 @@ def subject(name: str) -> Iterator[tuple[list[str] | str, dict[str, object]]]:
             settings = {"per_class": 2, "test": 20, "layers": "first,@stages,last"}
             yield str(crops(place / "crops")), {**settings, "out": place / "probes"}
         elif name == "transfer":
-            settings = {"per_class": "2,5,15", "repeats": 3, "scratch_steps": 100}
+            settings = {"per_class": "2,5,15", "repeats": 3, "scratch_steps": 300}
             yield str(crops(place / "crops")), {**settings, "out": place / "transfer"}
         elif name == "ablation":
             base = {"base": "fc=256 conv=96,96,64", "size": 64, "variants": "without=3,4; without=6,7"}
