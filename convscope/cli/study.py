@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SHOWN = 40  # rows of the first table that a terminal is shown; the others are for files
 WIDEST = 150  # characters of a table with all its columns
+ASIDE = ("low", "high", "photos")  # how columns end that a wider one leaves to the file
 SETTINGS = "Study"  # a panel of help
 OWN = "own_"  # begins the parameters that are the study's own settings: some are called as a model's are
 CANVAS_OPTION = "--canvas"  # the model's --size elsewhere; here that may be a study's own
@@ -83,9 +84,9 @@ def _function(name: str, study: Any) -> Any:
         kind: Any = bool | None if setting.type == "bool" else str | None
         default = "" if setting.default is None else f" \\[default: {_typed(setting.default)}]"
         choices = f" ({', '.join(setting.choices)})" if setting.choices else ""
-        name_ = setting.name.replace("_", "-")
+        flag = setting.name.replace("_", "-")
         shown = typer.Option(
-            f"--{name_}/--no-{name_}" if setting.type == "bool" else f"--{name_}",
+            f"--{flag}/--no-{flag}" if setting.type == "bool" else f"--{flag}",
             metavar=None if setting.type == "bool" else METAVARS.get(setting.type.split(" ")[0], "TEXT"),
             help=f"{_plain(setting.help)}{choices}{default}",
             rich_help_panel=SETTINGS,
@@ -163,19 +164,18 @@ def _of_photos(
     from convscope.progress import ConsoleProgress, reporting
     from convscope.studies import configure
     from convscope.studies.making import check_free
-    from convscope.studies.result import earlier_files
+    from convscope.studies.result import earlier_files, forget
 
     configure(name, settings)  # what is wrong with a setting is said before a model is loaded
-    check_free(out or Path("studies") / name, name)
-    scope = chosen.open(background=background, canvas_option=CANVAS_OPTION)
     place = out or Path("studies") / name
+    check_free(place, name)
+    scope = chosen.open(background=background, canvas_option=CANVAS_OPTION)
     earlier = earlier_files(place)
     with staged(place) as draft:
         with reporting(ConsoleProgress()), explained_size(scope, option=CANVAS_OPTION):
             found = scope.study(name, photos, label=label, sample=sample, seed=seed, **settings)
-        names = {file.name for file in found.save(draft)}
-    for file in earlier - names:
-        (place / file).unlink(missing_ok=True)
+        names = [file.name for file in found.save(draft)]
+    forget(place, earlier.difference(names))
     _tell(found, place, json)
 
 
@@ -262,12 +262,9 @@ def _shown(one: Table, place: Path) -> None:
     """A table, without its intervals where it is too wide to be read with them."""
     names, texts = list(one.columns), one.texts()
     width = sum(2 + max(len(name), *(len(row[i]) for row in texts)) for i, name in enumerate(names)) if texts else 0
-    aside = (
-        {name for name in names if name.rpartition(" ")[2] in ("low", "high", "photos")} if width > WIDEST else set()
-    )
-    kept = [i for i, name in enumerate(names) if name not in aside]
+    kept = [i for i, name in enumerate(names) if width <= WIDEST or name.rpartition(" ")[2] not in ASIDE]
     table([names[i] for i in kept], [[row[i] for i in kept] for row in texts], right=one.numeric)
-    if aside:
+    if len(kept) < len(names):
         say(f"(with intervals in {place / one.name}.csv)")
 
 

@@ -234,7 +234,7 @@ def _table(found: list[Compared]) -> Table:
     }
     rows: list[tuple[Cell, ...]] = []
     for one in found:
-        cells = [cell for found in (one.own, one.control, one.apart) for cell in found[:3]]
+        cells = [cell for each in (one.own, one.control, one.apart) for cell in each[:3]]
         rows.append((one.layer, one.part, len(one.photos), *cells, one.zeros))
     return Table("parts", "How alike the same part is in different photos", columns, rows)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def extra(module: str, package: str = "scikit-learn", study: str = "this study") -> Any:
-    """A module of a package, or of what comes with it as scipy does; one line where that is not installed."""
+    """A module of a package; one line where that is not installed."""
     from convscope.errors import UsageError
 
     try:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -180,8 +180,7 @@ class Result:
                 raise UsageError(f"{folder / blocked} is a folder and in the way: choose another place")
             for name in names:
                 os.replace(Path(draft, name), folder / name)
-        for name in earlier.difference(names):
-            (folder / name).unlink(missing_ok=True)
+        forget(folder, earlier.difference(names))
         return [folder / name for name in names]
 
     def _write(self, folder: Path) -> list[Path]:
@@ -241,6 +240,12 @@ def earlier_files(folder: Path) -> set[str]:
     except (OSError, ValueError, TypeError, KeyError):
         return set()
     return {name for name in names if Path(name).name == name}
+
+
+def forget(folder: Path, names: Iterable[str]) -> None:
+    """Remove what an earlier result left and a later one does not have."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
 
 
 def in_words(value: Cell) -> str:

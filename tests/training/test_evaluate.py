@@ -141,6 +141,12 @@ def test_ten_crops_are_corners_centre_and_mirrors() -> None:
     assert result.top_losses[0].probability == pytest.approx(total[1] / 10, rel=1e-4)
 
 
+def pixels_of(count: int) -> torch.Tensor:
+    store = digits(count).store
+    assert isinstance(store, Arrays)
+    return torch.from_numpy(store.pixels)[:, None].float() / 255
+
+
 def test_dead_layers_are_named() -> None:
     network = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 10), nn.ReLU()
@@ -149,7 +155,7 @@ def test_dead_layers_are_named() -> None:
         network[2].bias.fill_(-1e3)
         network[0].bias[1] = -1e3
     classifier = classifier_of(network)
-    images = torch.from_numpy(digits(30).store.pixels)[:, None].float() / 255  # type: ignore[attr-defined]
+    images = pixels_of(30)
     found = health(classifier, images)
     assert [(layer.layer, layer.dead, layer.units) for layer in found[:2]] == [("1", 1, 4), ("3", 6, 6)]
     assert "1 of 3 layers are dead, zero on every photo: 3." in said(found)[0]
@@ -169,7 +175,7 @@ class Beside(nn.Module):
 
 
 def test_units_are_only_what_each_photo_has() -> None:
-    images = torch.from_numpy(digits(40).store.pixels)[:, None].float() / 255  # type: ignore[attr-defined]
+    images = pixels_of(40)
     for count in (3, 40):
         assert [(layer.layer, layer.units) for layer in health(classifier_of(Beside()), images[:count])] == [
             ("/relu", 4)
