@@ -40,6 +40,11 @@ class Cancelled(ConvscopeError):
     exit_code = 130
 
 
+def first_line(error: Exception) -> str:
+    """What torch or a network says, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def some(names: Sequence[str], most: int = 6) -> str:
     """The first of many names, in one line."""
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

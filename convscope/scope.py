@@ -15,6 +15,7 @@ from convscope.errors import ConvscopeError, UsageError
 from convscope.images.frame import Framing, canvas_of
 from convscope.images.given import Photos, Source, canvases, read_photos, several
 from convscope.instrument.batches import AT_ONCE
+from convscope.instrument.canvas import check_canvas
 from convscope.instrument.layers import LayerRow, layer_table, resolve
 from convscope.instrument.state import undisturbed
 from convscope.instrument.target import STRONGEST, Spec, resolve_target
@@ -378,20 +379,14 @@ def load(
     Further keywords go to the architecture. ``structure_only``: for its table of layers; no weights are fetched.
     """
     every = {**(options or {}), **more_options}
-    classifier = load_classifier(
-        spec,
-        weights=weights,
-        classes=classes,
-        mean=mean,
-        std=std,
-        size=size,
-        options=every,
-        structure_only=structure_only,
-    )
+    asked: dict[str, Any] = {"weights": weights, "classes": classes, "mean": mean, "std": std, "size": size}
+    classifier = load_classifier(spec, **asked, options=every, structure_only=structure_only)
     if background is not None:
         classifier.background = background
     found = Scope(classifier.to(device or best_device()), progress=progress)
-    found.loading = plain_loading(spec, weights=weights, classes=classes, mean=mean, std=std, size=size, options=every)
+    if size is not None:
+        check_canvas(found.classifier, cure="give it the size that it was made for")
+    found.loading = plain_loading(spec, **asked, options=every)
     # runs/last may lead elsewhere later. Where a file of the user's lies is nobody's business: an export says it.
     found._origin = lasting_spec(spec) if parse(spec)[0] == "run" else spec, every
     return found

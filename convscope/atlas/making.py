@@ -18,9 +18,9 @@ from convscope.data.loading import Photos
 from convscope.data.sources import SourceOptions
 from convscope.errors import Cancelled, ConvscopeError, UsageError
 from convscope.images.read import printable
+from convscope.instrument.canvas import on_canvas
 from convscope.instrument.layers import resolve
 from convscope.models.classifier import Classifier
-from convscope.optvis.plan import on_canvas
 from convscope.parallel import led, most, on_own_device
 from convscope.progress import cancelled
 

@@ -11,10 +11,10 @@ from torch import nn
 from convscope.atlas.build import MADE_OF, differences, identity
 from convscope.atlas.photos import framing_of
 from convscope.errors import UsageError
+from convscope.instrument.canvas import REFUSALS
 from convscope.models.classifier import Classifier, unwrapped
 from convscope.models.device import best_device
 from convscope.models.registry import load_classifier, parse
-from convscope.optvis.plan import REFUSALS
 
 CODE = ("file", "module")  # specifiers that run code; a run's settings may name code too, and are not asked about
 

@@ -19,6 +19,7 @@ from convscope.data.loading import pixels_of
 from convscope.errors import UsageError
 from convscope.images.colour import Box
 from convscope.instrument.address import Address, parse_address
+from convscope.instrument.canvas import REFUSALS
 from convscope.instrument.randomised import randomised
 from convscope.instrument.receptive_field import argument
 from convscope.instrument.record import record
@@ -29,7 +30,7 @@ from convscope.instrument.windows import Windows, windows
 from convscope.methods import METHODS, configure
 from convscope.methods.display import ENERGY
 from convscope.models.classifier import Classifier
-from convscope.optvis.plan import REFUSALS, unrectified
+from convscope.optvis.plan import unrectified
 from convscope.types import Images, Pixels
 
 CLOSE = 1e-3  # of an activation: where a window's is further off, something there is not as on the canvas

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from convscope.cli.output import counted, note
 from convscope.cli.process import Ended, uninterrupted
-from convscope.errors import Cancelled, ConvscopeError, ModelError, UsageError
+from convscope.errors import Cancelled, ConvscopeError, UsageError
 
 if TYPE_CHECKING:
     from convscope.images.read import Photo
@@ -122,13 +122,16 @@ class _Everywhere(UsageError):
 
 @contextmanager
 def explained_size(scope: Scope, photo: Photo | None = None, option: str = "--size") -> Iterator[None]:
-    """A network whose input size nobody said often breaks on the first photo: say that instead of torch's words."""
+    """A network whose input size nobody said often breaks on the first photo: say that instead of torch's words.
+
+    Any other error is a bug, and stays.
+    """
+    from convscope.instrument.canvas import REFUSALS, check_canvas
+
     try:
         yield
-    except RuntimeError as error:
-        if scope.classifier.framing.size is not None or type(error) is not RuntimeError:
-            raise
-        height, width = scope.blank().shape[-2:] if photo is None else (photo.image.height, photo.image.width)
-        first = (str(error).splitlines() or ["no reason given"])[0]
-        name = scope.classifier.name
-        raise ModelError(f"{name} fails on an input of {height}x{width} ({first}); {option} sets the canvas") from error
+    except REFUSALS:
+        own = scope.classifier.framing.size
+        seen = (photo.image.height, photo.image.width) if photo is not None and own is None else None
+        check_canvas(scope.classifier, seen, f"{option} sets the canvas")
+        raise

@@ -6,7 +6,7 @@ import copy
 
 from torch import Tensor, nn
 
-from convscope.errors import ModelError
+from convscope.errors import ModelError, first_line
 
 
 def copied(module: nn.Module) -> nn.Module:
@@ -20,5 +20,4 @@ def copied(module: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
     except Exception as error:  # whatever a user's module holds
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{type(module).__name__} cannot be copied: {first}") from None
+        raise ModelError(f"{type(module).__name__} cannot be copied: {first_line(error)}") from None

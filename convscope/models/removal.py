@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convscope.errors import ModelError, UsageError, unknown
+from convscope.errors import ModelError, UsageError, first_line, unknown
 from convscope.models.classifier import Classifier
 from convscope.models.copying import copied
 from convscope.models.registry import SOURCES, WITHOUT, Found, Request, parse, parse_without, source
@@ -73,8 +73,8 @@ def _changes(network: nn.Module, watched: dict[str, nn.Module], through: nn.Modu
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             through(image)
     except RuntimeError as error:
-        first = (str(error).splitlines() or ["no reason given"])[0]
-        raise ModelError(f"{type(network).__name__} fails on an input of {_by(image)} ({first})") from error
+        name, why = type(network).__name__, first_line(error)
+        raise ModelError(f"{name} fails on an input of {_by(image)} ({why})") from error
     finally:
         for handle in handles:
             handle.remove()

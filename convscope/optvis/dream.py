@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from convscope.errors import UsageError
 from convscope.instrument.address import LOGITS
+from convscope.instrument.canvas import on_canvas
 from convscope.instrument.forward import layer_maps
 from convscope.instrument.layers import resolve_one
 from convscope.instrument.state import undisturbed
@@ -87,7 +88,7 @@ def caricature(
     budget: float = plan.BUDGET_MIB,
 ) -> Patterns:
     """Pictures, made from noise, whose activations in a layer point the same way as photos' "b c h w", and further."""
-    with plan.on_canvas(classifier, (images.shape[2], images.shape[3])):
+    with on_canvas(classifier, (images.shape[2], images.shape[3])):
         address = resolve_one(classifier.network, layer, images, through=classifier)
     if address.units is not None:
         raise UsageError(f"{layer}: a caricature is of a whole layer, leave out the units")
@@ -108,10 +109,10 @@ def _raised(classifier: Classifier, image: OneImage, what: str | Objective) -> O
     if isinstance(what, Objective):
         objective = what
     elif ":" in what.removeprefix("@stage:") or what.startswith(LOGITS):
-        with plan.on_canvas(classifier):
+        with on_canvas(classifier):
             objective, _ = objective_of(classifier, what, None, False)
     else:
-        with plan.on_canvas(classifier, (image.shape[2], image.shape[3])):
+        with on_canvas(classifier, (image.shape[2], image.shape[3])):
             objective = energy(resolve_one(classifier.network, what, image, through=classifier).key)
     if objective.count > 1:
         raise UsageError(f"a dream raises one score, {what} has {objective.count}: name one unit, or the layer alone")

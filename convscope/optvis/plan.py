@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil, inf
 
 from torch import Tensor
 
-from convscope.errors import ModelError, UsageError
+from convscope.errors import UsageError, first_line
 from convscope.instrument.address import LOGITS, Address
+from convscope.instrument.canvas import REFUSALS
 from convscope.instrument.receptive_field import argument, receptive_field, unit_box
 from convscope.instrument.record import record
 from convscope.instrument.state import undisturbed
@@ -29,20 +29,6 @@ BORDER = 10  # of them that are not shown on each side: there a unit answers to 
 SLACK = 2.5  # memory beside the values that are kept: gradients on their way, scratch space, what an allocator holds
 COPIES = 4  # of the layers' own outputs, beside what a pass keeps: the start's, the end's, recorded ones, gradients
 AT_ONCE = {"cpu": 16}  # pictures in a batch, beyond which a larger one is no faster; elsewhere 128
-REFUSALS = (RuntimeError, ValueError, AssertionError)  # of torch and of networks, for a size that they do not take
-
-
-@contextmanager
-def on_canvas(classifier: Classifier, size: tuple[int, int] | None = None) -> Iterator[None]:
-    """A network that does not run on a size is said to; by default on its own, or the usual one where it has none."""
-    try:
-        yield
-    except REFUSALS as error:
-        height, width = size or classifier.canvas
-        raise ModelError(
-            f"{classifier.name} fails on an input of {height}x{width} ({_first_line(error)}): load it with the size "
-            "that it takes, size= or --size"
-        ) from error
 
 
 def canvas_for(classifier: Classifier, needs: Sequence[Need]) -> tuple[int, int]:
@@ -99,10 +85,6 @@ def _runs(classifier: Classifier, layers: Sequence[str], size: tuple[int, int]) 
     return True
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["no reason given"])[0]
-
-
 def shapes(classifier: Classifier, layers: Sequence[str], size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
     """What the layers give for one picture of a size; the pass ends at the last of them."""
     named = [layer for layer in layers if layer != LOGITS]
@@ -133,7 +115,7 @@ def check(
     except REFUSALS as error:
         raise UsageError(
             f"{classifier.name} does not run on a canvas of {height}x{width} as far as {', '.join(layers)} "
-            f"({_first_line(error)}): give another size"
+            f"({first_line(error)}): give another size"
         ) from error
     seen = transformed(classifier.blank(size), transforms, Draws([0], 0)).shape[2:]
     if layers and seen != size and not _runs(classifier, layers, (seen[0], seen[1])):

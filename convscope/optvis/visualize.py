@@ -16,6 +16,7 @@ from convscope.errors import UsageError
 from convscope.images.frame import canvas_of
 from convscope.instrument.address import LOGITS, Address
 from convscope.instrument.batches import parts
+from convscope.instrument.canvas import on_canvas
 from convscope.instrument.layers import resolve_one
 from convscope.instrument.record import record
 from convscope.instrument.state import undisturbed
@@ -185,7 +186,7 @@ def plan_patterns(
         made = of_photos(made, photos)
     if copies < 1:
         raise UsageError(f"diversity is the number of pictures of each unit, at least 1, got {copies}")
-    with plan.on_canvas(classifier):
+    with on_canvas(classifier):
         own, notes = _own(classifier, what, units, negative)
         layers = list(dict.fromkeys(need.layer for need in own.needs))
         full = plan.canvas_for(classifier, own.needs) if size is None else canvas_of(size)
@@ -197,7 +198,7 @@ def plan_patterns(
     if made.how.focus is None:
         made = replace(made, how=replace(made.how, focus=plan.focus_of(classifier, own.needs, full)))
     shape = (classifier.channels, *full)
-    with plan.on_canvas(classifier):
+    with on_canvas(classifier):
         batch = plan.batch_of(classifier, objective, shape, made.how.views, budget)
     title = layers[0] if len(layers) == 1 and not isinstance(what, Objective) else own.name(0)
     border = plan.BORDER if size is None and full != classifier.canvas and max(full) < plan.MOST else 0

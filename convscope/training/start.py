@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from convscope.errors import ConvscopeError, ModelError, UsageError, some
+from convscope.instrument.canvas import on_canvas
 from convscope.models.checkpoint import read_state, unprefixed
 from convscope.models.classes import Classes
 from convscope.models.classifier import Classifier, PerChannel
@@ -131,16 +132,11 @@ def _classifier(
         background=sees.background,
         name=spec,
     )
-    blank = classifier.blank()
-    try:
-        with torch.no_grad():
-            classifier(blank)
-    except ConvscopeError as error:
-        raise ModelError(f"{error}: give it as many outputs as there are classes, {len(classes)}") from None
-    except RuntimeError as error:
-        first = (str(error).splitlines() or ["no reason given"])[0]
-        height, width = framing.size
-        raise ModelError(f"{spec} fails on an input of {height}x{width} ({first}); --size sets the canvas") from error
+    with on_canvas(classifier, cure="--size sets the canvas"), torch.no_grad():
+        try:
+            classifier(classifier.blank())
+        except ConvscopeError as error:
+            raise ModelError(f"{error}: give it as many outputs as there are classes, {len(classes)}") from None
     return classifier
 
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from convscope.methods import METHODS
 from convscope.models.zoo import ARCHITECTURES
-from tests.cli.conftest import MODEL, Call
+from tests.cli.conftest import MODEL, Call, photo
+from tests.cli.digits import contents
 
 
 def test_predict(call: Call, here: Path) -> None:
@@ -159,3 +160,35 @@ def test_help(call: Call) -> None:
     assert "CONVSCOPE_ALLOCATOR" in alone.out
     for command in commands:
         assert "--json" in call(command, "--help").out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("layers", "MODEL"),
+        ("activations", "MODEL", "a.png"),
+        ("filters", "MODEL"),
+        ("explain", "MODEL", "a.png"),
+        ("predict", "MODEL", "a.png"),
+        ("visualize", "MODEL", "features.0:1"),
+        ("atlas", "MODEL", "photos"),
+        ("export", "MODEL"),
+        ("evaluate", "MODEL", "photos"),
+        ("diagnose", "MODEL", "photos"),
+        *(("study", name, "MODEL", "photos") for name in ("occlusion", "agreement", "sanity", "probes", "transfer")),
+    ],
+    ids=" ".join,
+)
+def test_a_size_that_the_network_does_not_take_is_one_line(call: Call, here: Path, command: tuple[str, ...]) -> None:
+    for name in ("tabby cat", "red fox"):
+        (here / "photos" / name).mkdir(parents=True)
+        for number in range(2):
+            photo(f"photos/{name}/{number}.png", 40 + number, 44)
+    before = contents(here)
+    size = "--canvas" if command[:2] == ("study", "occlusion") else "--size"
+    done = call(*(word.replace("MODEL", "net.py:Flat") for word in command), size, 20)
+    assert (done.code, done.out) == (1, "")
+    line = done.err.splitlines()[-1]
+    assert line.startswith("convscope: error: net.py:Flat fails on an input of 20x20 (mat1 and mat2 shapes cannot be")
+    assert line.endswith(": give it the size that it was made for")
+    assert contents(here) == before

@@ -247,7 +247,7 @@ def test_a_network_that_needs_a_size_says_so(call: Call) -> None:
     done = call("explain", "net.py:Flat", "a.png", *QUICK)
     assert done.code == 1
     assert "net.py:Flat fails on an input of 48x40 (" in done.err
-    assert done.err.endswith("; --size sets the canvas\n")
+    assert done.err.endswith(": --size sets the canvas\n")
     assert call("explain", "net.py:Flat", "a.png", *QUICK, "--size", 32).code == 0
 
 
