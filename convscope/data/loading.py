@@ -31,6 +31,8 @@ from convscope.progress import track
 IN_MEMORY = 2**30  # bytes of canvases that are kept instead of being read again every epoch
 CHUNK = 32
 AHEAD = 4  # batches that each worker has ready
+_ENDING = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+_HEARD = {signal.SIGTERM} if hasattr(signal, "sigtimedwait") else set()  # by a worker, from its main process alone
 
 
 class Batch(NamedTuple):
@@ -230,11 +232,11 @@ def _shared_memory() -> int:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Keep Ctrl-C waiting: it would end a worker that has not yet come to ignore it."""
+    """Keep signals waiting: they would end a worker that has not yet come to ignore them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         yield
     finally:
@@ -255,20 +257,27 @@ class _Queue(Sampler[Wanted]):
 
 
 def _quietly(_: int) -> None:
-    """Signals are the main process's to answer: a terminal sends Ctrl-C to all of them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Signals are the main process's to answer: terminals and schedulers send them to all processes of a job.
+
+    Were a worker to die of one, the main process would lose the batch that it still waits for.
+    """
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):  # one that waited since the worker began is dropped now
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    for name in ("SIGTERM", "SIGHUP"):
-        signal.signal(getattr(signal, name), signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING - _HEARD)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
     sys.excepthook = _unless_left  # of the thread that hands over batches, alone
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """End with a main process that was killed: a batch that nobody takes would be waited for."""
+    """End when the main process says so, and with one that was killed: a batch that nobody takes would be waited
+    for."""
     while os.getppid() == parent:
-        time.sleep(1)
+        if not _HEARD:
+            time.sleep(1)
+        elif (heard := signal.sigtimedwait(_HEARD, 1)) is not None and heard.si_pid == parent:
+            break
     os._exit(1)
 
 

@@ -146,7 +146,8 @@ def test_closing_ends_the_workers(found: Catalog) -> None:
         assert {child.pid for child in psutil.Process().children(recursive=True)} <= before
 
 
-def test_ctrl_c_is_no_business_of_a_worker(found: Catalog) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_are_no_business_of_a_worker(found: Catalog, number: signal.Signals) -> None:
     photos = Photos(found, Framing((8, 8)), 3)
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     with closing(Loader(photos, 2)) as loader:
@@ -154,14 +155,14 @@ def test_ctrl_c_is_no_business_of_a_worker(found: Catalog) -> None:
         rows: list[int] = []
         workers = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
         for _ in range(4):  # the first before they have begun
-            for worker in workers:
-                worker.send_signal(signal.SIGINT)
+            for worker in workers:  # not by us, who may end them
+                subprocess.run(["kill", f"-{number.value}", str(worker.pid)], check=True)
             rows += next(batches).rows.tolist()
         rows += [row for batch in batches for row in batch.rows.tolist()]
         assert rows == list(range(12))
         assert len(workers) >= 2
         assert all(worker.is_running() for worker in workers)
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
 @pytest.mark.parametrize("room", [0, 2 * 4 * 3 * (3 * 3 * 8 * 8), None])
@@ -225,7 +226,7 @@ from convscope.images.frame import Framing
 
 wanted = []
 if sys.argv[2] == "asked":
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: wanted.append(number))
 else:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
@@ -246,14 +247,17 @@ print("ended", flush=True)
 """
 
 
-@pytest.mark.parametrize("way", ["plain", "asked"])
-def test_ctrl_c_reaches_all_processes_and_none_complains(found: Catalog, way: str) -> None:
+@pytest.mark.parametrize(
+    ("way", "number"),
+    [("plain", signal.SIGINT), ("asked", signal.SIGINT), ("asked", signal.SIGTERM), ("asked", signal.SIGHUP)],
+)
+def test_a_signal_reaches_all_processes_and_none_complains(found: Catalog, way: str, number: signal.Signals) -> None:
     process = script(ENDLESS, found.source, way)
     assert process.stdout is not None
     assert process.stdout.readline() == "reading\n"
     workers = psutil.Process(process.pid).children(recursive=True)
     assert len(workers) >= 2
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, out, errors) == (0, "ended\n", "")
     psutil.wait_procs(workers, timeout=10)
@@ -264,6 +268,18 @@ def test_an_end_without_signals_says_nothing_either(found: Catalog) -> None:
     process = script(ENDLESS, found.source, "once")
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, out, errors) == (0, "reading\nended\n", "")
+
+
+def test_a_worker_ends_when_its_main_process_asks(found: Catalog) -> None:
+    """As Python and torch do at the end of a process that did not close its loader."""
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    with closing(Loader(Photos(found, Framing((8, 8)), 3), 1)) as loader:
+        batches = loader.batches(cut(np.arange(12), 1))
+        next(batches)
+        (worker,) = (child for child in psutil.Process().children(recursive=True) if child.pid not in before)
+        worker.terminate()
+        with pytest.raises(RuntimeError, match=r"exited unexpectedly|killed by signal"):
+            list(batches)
 
 
 def test_workers_end_with_a_process_that_is_killed(found: Catalog) -> None:
