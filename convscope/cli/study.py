@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -192,15 +193,13 @@ def _of_data(
     background: Background = None,
     json: Json = False,
 ) -> None:
-    from convscope.cli.process import asked_to_end
-    from convscope.progress import ConsoleProgress, reporting
     from convscope.studies import configure
 
     configure(name, settings)
     scope = chosen.open(background=background, canvas_option=CANVAS_OPTION)
     place = out or Path("studies") / name
     options = {key: value for key, value in read.settings().items() if value}
-    with asked_to_end() as ended, reporting(ConsoleProgress(), cancel=ended):
+    with _going_on(place):
         found = scope.study(name, data, out=place, seed=seed, options=options, workers=workers, **settings)
     _tell(found, place, json)
 
@@ -221,19 +220,34 @@ def _of_architecture(
     out: Out = None,
     json: Json = False,
 ) -> None:
-    from convscope.cli.process import asked_to_end
     from convscope.cli.values import device_named
-    from convscope.progress import ConsoleProgress, reporting
     from convscope.studies.making import study_architecture
 
     place = out or Path("studies") / name
     options = {key: value for key, value in read.settings().items() if value}
     machine = {"workers": workers, "device": device_named(device)}
-    with asked_to_end() as ended, reporting(ConsoleProgress(), cancel=ended):
+    with _going_on(place):
         found = study_architecture(
             name, data, model, out=place, seed=seed, options=options, machine=machine, **settings
         )
     _tell(found, place, json)
+
+
+@contextmanager
+def _going_on(place: Path) -> Iterator[None]:
+    """A study that trains comes to an orderly end, and is told how to go on."""
+    from convscope.cli.process import Ended, asked_to_end
+    from convscope.progress import ConsoleProgress, reporting
+
+    try:
+        with asked_to_end() as ended, reporting(ConsoleProgress(), cancel=ended):
+            yield
+    except Ended:
+        from convscope.studies.retraining.runs import PLACE
+
+        if (place / PLACE).exists():
+            note(f"to go on: the same command again, which keeps what is in {place / PLACE}")
+        raise
 
 
 def _tell(found: Result, place: Path, json: bool) -> None:

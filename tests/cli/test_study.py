@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from PIL import Image
 from convscope.scope import load
 from convscope.settings import settings_of
 from convscope.studies import STUDIES
-from tests.cli.conftest import Call
+from convscope.studies.retraining import runs
+from tests.cli.conftest import Call, photo
 
 MODEL = ("net.py:Net", "--weights", "weights.safetensors", "--classes", "classes.txt", "--canvas", "32")
 MODEL += ("--mean", ".5", "--std", ".5")
@@ -192,6 +194,34 @@ def test_a_signal_ends_it_and_leaves_what_was_there(call: Call, foxes: Path, mon
     assert calls
     assert Path("found/result.json").read_bytes() == before
     assert not list(Path("found").glob(".convscope-*"))
+
+
+def test_a_training_study_that_is_ended_says_how_to_go_on(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cat", "fox", "spoon"):
+        Path("photos", name).mkdir(parents=True)
+        for number in range(10):
+            photo(f"photos/{name}/{number}.png", 20 + number, 24)
+    command = ("study", "ablation", "photos", "--model", "net.py:Net", "--variants", "width=2")
+    command += ("--size", "16", "--epochs", "1", "--json")
+    evaluate, calls = runs.evaluate, []
+
+    def counted(*args: Any, **how: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*args, **how)
+
+    monkeypatch.setattr(runs, "evaluate", counted)
+    done = call(*command)
+    assert (done.code, done.out) == (143, "")
+    told = [line for line in done.err.splitlines() if "to go on" in line]
+    assert told == ["convscope: to go on: the same command again, which keeps what is in studies/ablation/trained"]
+    assert done.err.endswith("convscope: ended by SIGTERM\n")
+    assert len(calls) < 4
+    again = call(*command)
+    assert again.code == 0, again.err
+    assert len(calls) == 5, "a test and a training accuracy of two networks, the first of which was interrupted"
+    assert [row["variant"] for row in again.json["tables"]["variants"]["rows"]] == ["whole", "width=2"]
 
 
 def test_a_model_that_fails_inside_is_a_bug_and_not_hidden(call: Call) -> None:
