@@ -31,6 +31,7 @@ from convscope.data.catalog import digest
 from convscope.data.loading import Batch, Loader, Photos, cut, pixels_of, workers_for
 from convscope.data.store import Members
 from convscope.errors import Cancelled, ConvscopeError, UsageError
+from convscope.images.own import make_own
 from convscope.instrument.address import LOGITS
 from convscope.instrument.receptive_field import Field, receptive_field
 from convscope.instrument.state import undisturbed
@@ -148,7 +149,7 @@ def _opened(job: Build, stack: ExitStack) -> Store:
     """The database, held alone until the stack ends, of an atlas that is begun."""
     layers = list(_layer_rows(job))  # refused before there is a folder
     try:
-        job.folder.mkdir(parents=True, exist_ok=True)
+        make_own(job.folder)
     except (FileExistsError, NotADirectoryError):
         raise ConvscopeError(f"{job.folder} cannot be made: a file is where a folder should be") from None
     except OSError as error:

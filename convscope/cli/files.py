@@ -12,6 +12,7 @@ from pathlib import Path
 from convscope.cli.output import counted, note
 from convscope.cli.process import uninterrupted
 from convscope.errors import ConvscopeError, UsageError
+from convscope.images.own import mark
 
 DRAFT = ".convscope-"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -35,6 +36,8 @@ def staged(out: Path) -> Iterator[Path]:
             with _by_its_place(draft, out):
                 yield draft
             with uninterrupted():
+                if out in made and files_in(draft):
+                    mark(draft)
                 _put_in_place(draft, out)
     finally:
         with uninterrupted():

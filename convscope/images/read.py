@@ -18,6 +18,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from convscope.errors import ImageError, UsageError
 from convscope.images.convert import flatten, from_array, paper_colour
+from convscope.images.own import is_own
 
 # The formats people keep photos in. Not all that Pillow knows: its EPS runs Ghostscript, its ICO hides a second header.
 # A JPEG with several pictures (MPO) comes by JPEG; HEIF is there once pillow_heif is installed and registered.
@@ -220,9 +221,10 @@ SUFFIX = re.compile(r"\.(jpe?g|jpe|jfif|png|webp|tiff?|gif|bmp|p[pgb]m|avif|jp2|
 def find_photos(sources: Sequence[str | Path]) -> list[Path]:
     """The photos that ``sources`` name: files as given, all image files in folders, and what globs match (``**`` too).
 
-    Folders are searched to the bottom and globs expanded in natural order (2 before 10), without hidden files; a photo
-    named twice comes once. A name that exists wins over a glob, also as the leading part of one, so that
-    ``cats [2019]/*.jpg`` works. HEIC files are found, so that reading them says what to do instead of nothing.
+    Folders are searched to the bottom and globs expanded in natural order (2 before 10), without hidden files and what
+    convscope itself wrote below them; a photo named twice comes once. A name that exists wins over a glob, also as the
+    leading part of one, so that ``cats [2019]/*.jpg`` works. HEIC files are found, so that reading them says what to do
+    instead of nothing.
     """
     if isinstance(sources, str | Path):
         sources = [sources]
@@ -237,7 +239,7 @@ def _found(source: Path) -> list[Path]:
         photos, where = list(_walk(base)), "in the folder"
     elif glob.has_magic(pattern):
         matches = (base / match for match in glob.glob(pattern, root_dir=base, recursive=True))
-        photos, where = [match for match in matches if _is_photo(match)], "match"
+        photos, where = [match for match in matches if _is_photo(match) and not _written(match, base)], "match"
     else:
         raise UsageError(f"{printable(source)}: no such file or folder; check the name")
     if not photos:
@@ -263,12 +265,17 @@ def _walk(folder: Path) -> Iterator[Path]:
     seen = set()
     for root, folders, files in os.walk(folder, followlinks=True, onerror=_cannot_list):
         real = os.path.realpath(root)
-        if real in seen:
+        if real in seen or (root != str(folder) and is_own(root)):
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (path for name in files if not name.startswith(".") and _is_photo(path := Path(root, name)))
+
+
+def _written(photo: Path, base: Path) -> bool:
+    """Whether it lies in a folder of results below the one that is searched."""
+    return any(is_own(folder) for folder in photo.parents if folder != base and folder.is_relative_to(base))
 
 
 def _cannot_list(error: OSError) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from convscope.data.cache import key_of, replacing
 from convscope.errors import ConvscopeError
+from convscope.images.own import make_own
 from convscope.images.slug import slug
 from convscope.instrument.address import LOGITS
 from convscope.instrument.weights import weights_key
@@ -33,7 +34,7 @@ class PatternFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._writing():
-            path.mkdir(parents=True, exist_ok=True)
+            make_own(path)
         self._lines = self._read()
         self._weights: dict[Classifier, str] = {}
 

@@ -19,6 +19,7 @@ from PIL import Image
 from convscope import __version__
 from convscope.errors import UsageError, unknown
 from convscope.images.charting import defaults, drawn
+from convscope.images.own import make_own
 from convscope.images.show import png_of
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class Result:
         They come to their places once all are written, and what an earlier result had there beside them goes.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_own(folder)
         earlier = earlier_files(folder)
         with tempfile.TemporaryDirectory(prefix=".study-", dir=folder) as draft:
             names = [file.name for file in self._write(Path(draft))]

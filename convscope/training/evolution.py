@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from convscope.atlas.snapshots import Place, Snapshot, close_up, read_snapshots, shown_field, snapshot_sheet
 from convscope.errors import UsageError
 from convscope.images.frame import Framing
+from convscope.images.own import make_own
 from convscope.images.sheet import headed, save_each
 from convscope.instrument.address import Address, parse_address
 from convscope.instrument.layers import resolve
@@ -213,7 +214,7 @@ class Evolution:
         return named
 
     def _keep(self, snapshots: list[Snapshot]) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
+        make_own(self.out)
         draft = self.out / f".{LINES}.part"
         draft.write_text("".join(json.dumps(asdict(s)) + "\n" for s in snapshots), encoding="utf-8")
         os.replace(draft, self.out / LINES)
@@ -228,7 +229,7 @@ class Evolution:
         return merged_sheet(merged, image, title=f"{self.label} {step}: the photo projected back from each layer")
 
     def _place(self, picture: Image.Image, name: str) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
+        make_own(self.out)
         draft = self.out / f".part-{name}"
         picture.save(draft)
         os.replace(draft, self.out / name)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from convscope.data.cache import replacing
 from convscope.data.listing import Refused
 from convscope.errors import ConvscopeError, UsageError
+from convscope.images.own import make_own
 from convscope.models.run import WEIGHTS
 
 METRICS, STATE, NETWORK, OPTIMIZER = "metrics.jsonl", "state.json", "model.safetensors", "training.safetensors"
@@ -59,7 +60,7 @@ class RunFolder:
                     f"{path} is there already: choose another --out, or go on with that run by --resume {path}"
                 )
             there = path.exists()
-            path.mkdir(parents=True, exist_ok=True)
+            make_own(path)
             (path / UNBEGUN).write_text("in a folder that was there" if there else "")
             (path / "checkpoints").mkdir()
         return cls(path)

@@ -13,6 +13,7 @@ from PIL import Image
 from convscope import Atlas
 from convscope.atlas.compare import compare
 from convscope.errors import Cancelled
+from convscope.images.own import MARK
 from convscope.progress import reporting
 from convscope.scope import load
 from tests.cli.atlases import LAYERS, MINE, WHOLE, begun, made, tuned
@@ -30,7 +31,7 @@ def test_the_same_network_twice_has_kept_everything(call: Call, photos: Path) ->
     done = call("atlas-diff", "a", "b", "-o", "e")
     assert done.out.splitlines()[-1] == "e: changes.csv", "without its code there is no picture"
     assert done.err.startswith("convscope: no picture: a is an atlas of ")
-    assert {file.name for file in Path("e").iterdir()} == {"changes.csv"}
+    assert {file.name for file in Path("e").iterdir()} == {MARK, "changes.csv"}
     done = call("atlas-diff", "a", "b", *MINE, "--json", "-o", "d")
     assert done.code == 0, done.err
     assert set(done.json) == {"before", "after", "layers", "units"}
@@ -42,7 +43,7 @@ def test_the_same_network_twice_has_kept_everything(call: Call, photos: Path) ->
         if row["verdict"] == "kept":
             assert row["correlation"] == pytest.approx(1)
             assert (row["match"], row["shared"]) == (row["unit"], 1)
-    assert {file.name for file in Path("d").iterdir()} == {"changes.csv", "changed.png"}
+    assert {file.name for file in Path("d").iterdir()} == {MARK, "changes.csv", "changed.png"}
 
 
 def test_a_fine_tuned_network_is_compared_with_what_it_was(call: Call, photos: Path) -> None:

@@ -17,6 +17,7 @@ from skimage import data
 from convscope.cli import evaluate
 from convscope.cli.process import run as convscope
 from convscope.images.lettering import fitted, font
+from convscope.images.own import MARK
 from convscope.training.metrics import TopLoss
 from tests.cli.conftest import NET as SOURCE
 from tests.cli.conftest import Call
@@ -215,7 +216,7 @@ def test_for_people_there_are_figures_classes_and_the_worst(call: Call, trained:
 
 
 def test_files_are_written_whole_and_replaced(call: Call, trained: str) -> None:
-    files = {"evaluation.json", "confusion.png", "confusion.svg", "largest-losses.png"}
+    files = {MARK, "evaluation.json", "confusion.png", "confusion.svg", "largest-losses.png"}
     for args in ([], ["--ten-crop"]):
         done = call("evaluate", trained, "--out", "new/ev", *args, "--json")
         assert done.code == 0

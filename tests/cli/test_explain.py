@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from convscope.errors import RuleError
+from convscope.images.own import MARK
 from convscope.methods import METHODS
 from convscope.report import Report
 from convscope.scope import Scope
@@ -43,7 +44,7 @@ def test_photos_become_a_report_and_files(call: Call, here: Path) -> None:
     assert [found["method"] for found in first["explanations"]] == ["grad-cam", "guided", "deconvnet", "occlusion"]
     assert first["explanations"][3]["settings"]["size"] == 8
     listed = {file for one in done.json["photos"] for found in one["explanations"] for file in found["files"]}
-    assert files(here / "r") == listed | {"report.html", "summary.json"}
+    assert files(here / "r") == listed | {MARK, "report.html", "summary.json"}
     cam = here / "r" / first["folder"] / "grad-cam"
     assert load_file(cam / "raw.safetensors")["raw"].shape == (1, 32, 32)
     assert Image.open(cam / "overlay.png").size == (40, 48)  # the photo's own resolution

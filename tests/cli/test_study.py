@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convscope.images.own import MARK
 from convscope.scope import load
 from convscope.settings import settings_of
 from convscope.studies import STUDIES
@@ -66,7 +67,7 @@ def test_it_is_the_librarys_result(call: Call, foxes: Path) -> None:
     assert told == json.loads(json.dumps(wanted.about()))
     assert [photo["class"] for photo in told["photos"]] == ["red fox", "red fox"]
     assert sorted(path.name for path in Path("found").iterdir()) == [
-        *("occlusion.png", "occlusion.svg", "photos.csv", "report.html", "result.json", "squares.csv")
+        *(MARK, "occlusion.png", "occlusion.svg", "photos.csv", "report.html", "result.json", "squares.csv")
     ]
     assert done.out.startswith("What the answer and the strongest map depend on:\n")
     assert "\nEvery place of the square: 8 rows in found/squares.csv\n" in done.out

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+from convscope.images.own import MARK
 from tests.cli.conftest import Call
 from tests.cli.digits import (
     NET,
@@ -29,6 +30,7 @@ from tests.cli.digits import (
 )
 
 RUN_FILES = {
+    MARK,
     "README.md",
     "classes.json",
     "config.yaml",

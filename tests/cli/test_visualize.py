@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from convscope.cli import visualize
+from convscope.images.own import MARK
 from tests.cli.conftest import MODEL, Call
 from tests.cli.digits import contents, files_of_at_most
 from tests.cli.test_process import as_started_by_a_shell
@@ -32,7 +33,7 @@ def test_units_become_a_sheet_and_a_file_each(call: Call, here: Path) -> None:
     ]
     names = {str(file.relative_to("p")) for file in Path("p").rglob("*") if file.is_file()}
     units = {f"features.1/000{i}.png" for i in range(3)} | {"features.4/0005.png"}
-    assert names == units | {"features.1.png", "features.4.png", "patterns.jsonl"}
+    assert names == units | {MARK, "features.1.png", "features.4.png", "patterns.jsonl"}
     lines = [json.loads(line) for line in Path("p/patterns.jsonl").read_text("utf-8").splitlines()]
     assert [line["name"] for line in lines] == ["features.1:0", "features.1:1", "features.1:2", "features.4:5"]
 

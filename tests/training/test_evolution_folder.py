@@ -14,6 +14,7 @@ from torch import nn
 from convscope.atlas.snapshots import read_snapshots
 from convscope.errors import ConvscopeError, Inapplicable, RuleError, UsageError
 from convscope.images.frame import Framing
+from convscope.images.own import MARK
 from convscope.methods import configure
 from convscope.models.classifier import Classifier
 from convscope.models.zoo.mnist_convnet import mnist_convnet
@@ -78,7 +79,7 @@ def test_cut_back_and_again_is_as_if_never_interrupted(tmp_path):
     watch.cut_back(2)
     assert [one.step for one in watch.snapshots] == [1, 2]
     left = {"snapshots.jsonl", "step-000001/1_0.png", "step-000002/1_0.png", "merged-000001.png", "merged-000002.png"}
-    assert set(listing(watch.out)) == {*left, "step-notes.txt"}
+    assert set(listing(watch.out)) == {*left, "step-notes.txt", MARK}
     assert watching(vgg(), tmp_path / "parts").snapshots == watch.snapshots
     again = colours(tmp_path / "parts", [1, 2], first=3, first_photo=True)
     assert again.snapshots == whole.snapshots
@@ -87,7 +88,7 @@ def test_cut_back_and_again_is_as_if_never_interrupted(tmp_path):
     assert again.snapshots == whole.snapshots
     again.cut_back(0)
     assert again.snapshots == ()
-    assert set(listing(again.out)) == {"snapshots.jsonl", "step-notes.txt"}
+    assert set(listing(again.out)) == {"snapshots.jsonl", "step-notes.txt", MARK}
 
 
 @pytest.mark.parametrize("which", range(2))

@@ -18,6 +18,7 @@ from convscope.data.sources.entries import hidden, is_photo, natural, no_photos,
 from convscope.data.sources.options import PLAIN, SourceOptions, listed
 from convscope.data.store import Files
 from convscope.errors import ImageError, UsageError
+from convscope.images.own import is_own
 from convscope.images.read import printable
 
 OUTSIDE = "lies outside of every class folder"
@@ -32,10 +33,14 @@ class _Tree:
     passed: Counter[str] = field(default_factory=Counter)  # files that are no photos, by suffix
     again: list[str] = field(default_factory=list)  # folders that a link leads back to
     empty: list[str] = field(default_factory=list)
+    own: list[str] = field(default_factory=list)  # folders of convscope's results
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         """The folders (each with a slash) and photos right in a folder. Nothing is asked of a file but its name."""
         folders, photos = [], []
+        if folder and is_own(self.top + folder):
+            self.own.append(folder.rstrip("/"))
+            return [], []
         try:
             with os.scandir(self.top + folder) as found:
                 for entry in found:
@@ -95,8 +100,10 @@ class _Tree:
     def remarks(self) -> list[str]:
         """What the user should know of what was passed over."""
         remarks = []
-        if self.empty:
-            remarks.append(f"no photos in {some(self.empty)}: no class")
+        if self.own:
+            remarks.append(f"left out, as convscope wrote it: {some(self.own)}")
+        if empty := [folder for folder in self.empty if folder not in self.own]:
+            remarks.append(f"no photos in {some(empty)}: no class")
         if self.again:
             remarks.append(f"a link leads back to what was read already, left out: {some(self.again)}")
         if self.passed:
