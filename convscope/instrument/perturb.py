@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import inf
 from typing import TypeAlias
 
@@ -30,6 +31,14 @@ Reading: TypeAlias = Callable[[Tensor, Target], Variants]  # what a target is pi
 def picked(found: Tensor, target: Target) -> VariantScores:
     """The target's score."""
     return target.pick(found)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of each variant: a reading of what the target is picked from; by default its score."""
+
+    target: Target
+    reading: Reading = picked
 
 
 def variant_bytes(classifier: Classifier, image: OneImage) -> float:
@@ -66,15 +75,37 @@ def variant_scores(
 ) -> Variants:
     """Scores of ``count`` variants of one image "1 c h w"; ``outputs(rows)`` gives what the target is picked from.
 
-    ``score``: another reading of the outputs than ``target.pick``, such as probabilities. ``chunk``: overrides the size
-    that ``budget`` (MiB) gives, without changing the result.
+    ``score``: another reading of the outputs than ``target.pick``, such as probabilities.
+    """
+    wanted = [Wanted(target, score)]
+    found = variant_readings(
+        classifier, image, wanted, count, lambda rows: [outputs(rows)], budget=budget, label=label, chunk=chunk
+    )
+    return found[0]
+
+
+def variant_readings(
+    classifier: Classifier,
+    image: OneImage,
+    wanted: Sequence[Wanted],
+    count: int,
+    outputs: Callable[[slice], Sequence[Tensor]],
+    *,
+    budget: float,
+    label: str,
+    chunk: int | None = None,
+) -> list[Variants]:
+    """Several readings of each variant; ``outputs(rows)`` gives what each target is picked from.
+
+    ``chunk``: overrides the size that ``budget`` (MiB) gives, without changing the result.
     """
     size = chunk_size(classifier, image, budget) if chunk is None else chunk
     if size < 1:
         raise UsageError(f"a chunk holds at least one variant, got {chunk}")
     chunks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
-    scores = []
+    found: list[list[Variants]] = [[] for _ in wanted]
     for rows in track(chunks, label, weigh=lambda c: c.stop - c.start):
         with undisturbed(classifier, grad=False):
-            scores.append(score(outputs(rows), target.repeat(rows.stop - rows.start)))
-    return torch.cat(scores)
+            for kept, one, output in zip(found, wanted, outputs(rows), strict=True):
+                kept.append(one.reading(output, one.target.repeat(rows.stop - rows.start)))
+    return [torch.cat(kept) for kept in found]

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from convscope.errors import ConvscopeError
 from convscope.instrument.boxes import Box, CleanMaps, Span, changed_box
-from convscope.instrument.perturb import MIB, Reading, picked, variant_bytes, variant_scores
+from convscope.instrument.perturb import MIB, Reading, Wanted, picked, variant_bytes, variant_readings
 from convscope.instrument.receptive_field import takes_statistics
 from convscope.instrument.state import undisturbed
-from convscope.instrument.target import Target
+from convscope.instrument.target import Target, outputs_of
 from convscope.instrument.trace import Op, Trace, Value, trace
 from convscope.models.classifier import Classifier
 from convscope.types import OneImage, Patches, Variants
@@ -34,9 +34,9 @@ Change: TypeAlias = Box | Tensor  # a box, or the whole value for each variant
 class Regions:
     """The clean passes of one image "1 c h w", ready to be varied. Make it with ``regions_for``."""
 
-    def __init__(self, taken: Trace, image: OneImage, goal: Value) -> None:
-        self.taken, self.goal = taken, goal
-        self.end = taken.made_by[goal.index] + 1
+    def __init__(self, taken: Trace, image: OneImage, goals: Sequence[Value]) -> None:
+        self.taken, self.goals = taken, list(goals)
+        self.end = max(taken.made_by[goal.index] for goal in goals) + 1
         self.clean = CleanMaps({taken.input.index: image})
         for op in taken.ops[: self.end]:
             for value, tensor in zip(op.outputs, op.again(partial(self._clean, op)), strict=True):
@@ -47,12 +47,14 @@ class Regions:
         clean = self.clean[value.index]
         return clean.clone() if op.in_place and value is op.args[0] else clean
 
-    def outputs(self, start: Value, change: Change, count: int) -> Tensor:
-        """What the goal is for ``count`` variants in which the value ``start`` is changed; one row a variant.
+    def outputs(self, start: Value, change: Change, count: int) -> list[Tensor]:
+        """What the goals are for ``count`` variants in which the value ``start`` is changed; one row a variant.
 
         What comes before ``start``, and what does not depend on it, is not computed again.
         """
         changed: dict[int, Change] = {start.index: change}
+        reached: dict[int, Tensor] = {}
+        wanted = {goal.index for goal in self.goals}
         last = {value.index: i for i, op in enumerate(self.taken.ops[: self.end]) for value in op.inputs}
         for i, op in enumerate(self.taken.ops[: self.end]):
             if not any(value.index in changed for value in op.inputs):
@@ -62,12 +64,18 @@ class Regions:
                 changed[op.outputs[0].index] = made
             else:
                 changed.update(self._whole(op, changed, count))
+            for value in op.outputs:
+                if value.index in wanted and value.index in changed:
+                    found = self._filled(value, changed[value.index])
+                    reached[value.index] = found if i + 1 == self.end else found.clone()  # some write into it
             for value in op.inputs:
-                if last[value.index] == i and value.index != self.goal.index:
+                if last[value.index] == i:
                     changed.pop(value.index, None)
-        if self.goal.index not in changed:  # nothing of it depends on the pixels
-            return self.clean[self.goal.index].expand(count, *self.goal.shape[1:])
-        return self._filled(self.goal, changed[self.goal.index])
+        # Where nothing of it depends on the pixels, it is what it was.
+        return [
+            reached[goal.index] if goal.index in reached else self.clean[goal.index].expand(count, *goal.shape[1:])
+            for goal in self.goals
+        ]
 
     def _local(self, op: Op, changed: dict[int, Change]) -> Box | None:
         """The box of the operation's output, where it is small enough and the operation is understood."""
@@ -118,30 +126,34 @@ def patched_scores(
     score: Reading = picked,
 ) -> Variants:
     """The target's score for variants of one image "1 c h w", whose pixels at ``places`` are ``patches(rows)``."""
+    wanted = [Wanted(target, score)]
+    return patched_readings(classifier, image, wanted, places, patches, budget=budget, label=label, chunk=chunk)[0]
+
+
+def patched_readings(
+    classifier: Classifier,
+    image: OneImage,
+    wanted: Sequence[Wanted],
+    places: Sequence[Span],
+    patches: Callable[[slice], Patches],
+    *,
+    budget: float,
+    label: str,
+    chunk: int | None = None,
+) -> list[Variants]:
+    """Several readings of each of the variants, in one pass."""
     start = trace(classifier.network, image, through=classifier).input
 
-    def full(rows: slice) -> Tensor:
-        return target.outputs(classifier, patched(image, patches(rows), places[rows]))
+    def full(rows: slice) -> list[Tensor]:
+        return outputs_of([one.target for one in wanted], classifier, patched(image, patches(rows), places[rows]))
 
     def change(rows: slice) -> Change:
         return Box(patches(rows), places[rows])
 
     if image.device.type != "cpu":  # thousands of small copies: a GPU is faster with whole maps
-        return variant_scores(
-            classifier, image, target, len(places), full, budget=budget, label=label, chunk=chunk, score=score
-        )
-    return changed_scores(
-        classifier,
-        image,
-        target,
-        len(places),
-        start,
-        change,
-        full,
-        budget=budget,
-        label=label,
-        chunk=chunk,
-        score=score,
+        return variant_readings(classifier, image, wanted, len(places), full, budget=budget, label=label, chunk=chunk)
+    return changed_readings(
+        classifier, image, wanted, len(places), start, change, full, budget=budget, label=label, chunk=chunk
     )
 
 
@@ -153,21 +165,20 @@ def patched(image: OneImage, patches: Patches, places: Sequence[Span]) -> Tensor
     return whole
 
 
-def changed_scores(
+def changed_readings(
     classifier: Classifier,
     image: OneImage,
-    target: Target,
+    wanted: Sequence[Wanted],
     count: int,
     start: Value,
     change: Callable[[slice], Change],
-    full: Callable[[slice], Tensor],
+    full: Callable[[slice], list[Tensor]],
     *,
     budget: float,
     label: str,
     chunk: int | None = None,
-    score: Reading = picked,
-) -> Variants:
-    """The target's score for ``count`` variants of an image, in which the traced value ``start`` is ``change(rows)``.
+) -> list[Variants]:
+    """Readings of ``count`` variants of an image, in which the traced value ``start`` is ``change(rows)``.
 
     Incremental where that is exact and the clean values fit into ``budget`` (MiB) beside the variants; else by
     ``full(rows)``, which gives the same outputs in another way.
@@ -176,45 +187,50 @@ def changed_scores(
     held = taken.held_bytes / MIB
     outputs = full
     if held + variant_bytes(classifier, image) / MIB <= budget:
-        regions = regions_for(classifier, image, target, count, start, change, full)
+        targets = [one.target for one in wanted]
+        regions = regions_for(classifier, image, targets, count, start, change, full)
         if regions is not None:
             ready = regions
             budget -= held
 
-            def outputs(rows: slice) -> Tensor:
+            def outputs(rows: slice) -> list[Tensor]:
                 return ready.outputs(start, change(rows), rows.stop - rows.start)
 
-    return variant_scores(
-        classifier, image, target, count, outputs, budget=budget, label=label, chunk=chunk, score=score
-    )
+    return variant_readings(classifier, image, wanted, count, outputs, budget=budget, label=label, chunk=chunk)
 
 
 def regions_for(
     classifier: Classifier,
     image: OneImage,
-    target: Target,
+    targets: Sequence[Target],
     count: int,
     start: Value,
     change: Callable[[slice], Change],
-    full: Callable[[slice], Tensor],
+    full: Callable[[slice], list[Tensor]],
 ) -> Regions | None:
     """Incremental inference for ``count`` variants of one image "1 c h w", or None where it would not be exact.
 
     It has to prove itself against full passes, as a trace is one run and not the program.
     """
     taken = trace(classifier.network, image, through=classifier)
-    event = taken.event(target.layer.key) if target.layer is not None else None
-    goal = event.value if event is not None else taken.output
-    if goal is None or goal.index not in taken.made_by or image.dtype not in (torch.float32, torch.float64):
-        return None
-    if any(map(_bound_to_its_run, taken.ops[: taken.made_by[goal.index] + 1])):
+    goals = [goal for target in targets if (goal := _goal(taken, target)) is not None]
+    if len(goals) < len(targets) or image.dtype not in (torch.float32, torch.float64):
         return None
     with undisturbed(classifier, grad=False):
         try:
-            regions = Regions(taken, image, goal)
+            regions = Regions(taken, image, goals)
+            if any(map(_bound_to_its_run, taken.ops[: regions.end])):
+                return None
             return regions if _proven(regions, count, start, change, full) else None
         except (RuntimeError, ConvscopeError, ValueError, TypeError):
             return None  # an operation that does not take another batch size: full passes do
+
+
+def _goal(taken: Trace, target: Target) -> Value | None:
+    """What a target is picked from, where an operation made it."""
+    event = taken.event(target.layer.key) if target.layer is not None else None
+    goal = event.value if event is not None else taken.output
+    return goal if goal is not None and goal.index in taken.made_by else None
 
 
 def _bound_to_its_run(op: Op) -> bool:
@@ -223,29 +239,34 @@ def _bound_to_its_run(op: Op) -> bool:
 
 
 def _proven(
-    regions: Regions, count: int, start: Value, change: Callable[[slice], Change], full: Callable[[slice], Tensor]
+    regions: Regions, count: int, start: Value, change: Callable[[slice], Change], full: Callable[[slice], list[Tensor]]
 ) -> bool:
     """Whether two variants together give what each gives in a full pass.
 
     Each must change the outputs, or it would prove nothing: a black square on a black border is the clean image. The
     error is measured by that change, which is often a thousandth of the outputs themselves.
     """
-    clean = regions.clean[regions.goal.index]
-    rounding = 100 * torch.finfo(clean.dtype).eps * clean.abs().max()
+    clean = [regions.clean[goal.index] for goal in regions.goals]
+    rounding = [100 * torch.finfo(one.dtype).eps * one.abs().max() for one in clean]
     changes, wanted = [], []
     for share in PROBES:
         row = int(share * count)
-        output = full(slice(row, row + 1))
-        if bool((output - clean).abs().max() > rounding):
+        outputs = full(slice(row, row + 1))
+        if all(bool((o - c).abs().max() > r) for o, c, r in zip(outputs, clean, rounding, strict=True)):
             changes.append(change(slice(row, row + 1)))
-            wanted.append(output)
+            wanted.append(outputs)
         if len(wanted) == min(2, count):
             break
     if not wanted:
         return False
-    outputs = torch.cat(wanted)
-    error = (regions.outputs(start, _together(changes), len(wanted)) - outputs).flatten(1).abs().amax(1)
-    effect = (outputs - clean).flatten(1).abs().amax(1)
+    found = regions.outputs(start, _together(changes), len(wanted))
+    full_ones = map(torch.cat, zip(*wanted, strict=True))
+    return all(_equal(*each) for each in zip(found, full_ones, clean, rounding, strict=True))
+
+
+def _equal(found: Tensor, wanted: Tensor, clean: Tensor, rounding: Tensor) -> bool:
+    error = (found - wanted).flatten(1).abs().amax(1)
+    effect = (wanted - clean).flatten(1).abs().amax(1)
     return bool((error <= TOLERANCE * effect + rounding).all())  # NaN is not
 
 

@@ -57,14 +57,7 @@ class Target:
 
     def outputs(self, classifier: Classifier, images: Images) -> Features | Logits:
         """What the target is picked from: the logits, or its layer's maps."""
-        if self.layer is None:
-            return classifier(images)
-        with record(classifier.network, [self.layer], grad=torch.is_grad_enabled(), stop=True) as kept:
-            classifier(images)
-        maps = kept[self.layer]
-        if maps.ndim not in (2, 4):
-            raise UsageError(f"layer {self.layer} gives {tuple(maps.shape[1:])} an image: neither maps nor numbers")
-        return maps
+        return outputs_of([self], classifier, images)[0]
 
     def settle(self, outputs: Features | Logits) -> Target:
         """Where no class was named: the one with the highest score."""
@@ -142,6 +135,21 @@ class Target:
         if self.against is None:
             return tuple(names)
         return tuple(f"{name} against {_name(classes, i)}" for name, i in zip(names, self.against, strict=True))
+
+
+def outputs_of(targets: Sequence[Target], classifier: Classifier, images: Images) -> list[Features | Logits]:
+    """What each target is picked from, of one forward pass that ends where the last of them is."""
+    layers = [target.layer for target in targets if target.layer is not None]
+    if not layers:
+        return [classifier(images)] * len(targets)
+    logits = []  # empty where the pass ends before
+    ends = len(layers) == len(targets)
+    with record(classifier.network, layers, grad=torch.is_grad_enabled(), stop=ends) as kept:
+        logits.append(classifier(images))
+    for layer in layers:
+        if kept[layer].ndim not in (2, 4):
+            raise UsageError(f"layer {layer} gives {tuple(kept[layer].shape[1:])} an image: neither maps nor numbers")
+    return [kept[target.layer] if target.layer is not None else logits[0] for target in targets]
 
 
 def joined(targets: Sequence[Target]) -> Target:

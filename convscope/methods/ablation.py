@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from convscope.instrument.address import Address
 from convscope.instrument.forward import mapped
-from convscope.instrument.perturb import BUDGET_HELP, BUDGET_MIB
+from convscope.instrument.perturb import BUDGET_HELP, BUDGET_MIB, Wanted
 from convscope.instrument.record import record
-from convscope.instrument.regions import changed_scores
+from convscope.instrument.regions import changed_readings
 from convscope.instrument.target import Target
 from convscope.instrument.trace import trace
 from convscope.methods._cam import LAYER_HELP, cam_layer, to_canvas
@@ -61,22 +63,14 @@ class Ablation:
             several[range(count), alive[rows]] = 0
             return several
 
-        def full(rows: slice) -> Tensor:
+        def full(rows: slice) -> list[Tensor]:
             with record(classifier.network, [layer], replace=lambda _: without(rows)):
                 outputs = target.outputs(classifier, image.repeat(rows.stop - rows.start, 1, 1, 1))
-            return outputs
+            return [outputs]
 
         if alive:
-            scores[alive] = changed_scores(
-                classifier,
-                image,
-                target,
-                len(alive),
-                start,
-                without,
-                full,
-                budget=self.budget,
-                chunk=self.chunk,
-                label="ablation",
-            )
+            how: dict[str, Any] = {"budget": self.budget, "chunk": self.chunk, "label": "ablation"}
+            wanted = [Wanted(target)]
+            (found,) = changed_readings(classifier, image, wanted, len(alive), start, without, full, **how)
+            scores[alive] = found
         return scores

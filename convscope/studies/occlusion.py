@@ -16,8 +16,8 @@ from convscope.images import colour
 from convscope.instrument.address import Address
 from convscope.instrument.fill import FILL_HELP, FILLS, fill_like
 from convscope.instrument.layers import resolve_one
-from convscope.instrument.perturb import BUDGET_HELP, BUDGET_MIB
-from convscope.instrument.regions import patched_scores
+from convscope.instrument.perturb import BUDGET_HELP, BUDGET_MIB, Wanted
+from convscope.instrument.regions import patched_readings
 from convscope.instrument.target import Target, first_argmax
 from convscope.instrument.trace import trace
 from convscope.methods import METHODS
@@ -112,14 +112,13 @@ class OcclusionMaps:
         def patches(rows: slice) -> Tensor:
             return torch.stack([filled[0, :, r : r + side, c : c + side] for r, c in windows[rows]])
 
-        def measured(target: Target, reading: Any, what: str) -> Tensor:
-            return patched_scores(
-                classifier, image, target, windows, patches, budget=self.budget, label=what, score=reading
-            )
-
-        unit_target = Target(layer, (unit,))
-        activation = measured(unit_target, lambda maps, _: _summed(maps)[:, unit], "the strongest map, occluded")
-        shares = measured(Target(index=(label,)), lambda logits, _: probabilities(logits), "the classes, occluded")
+        wanted = [
+            Wanted(Target(layer, (unit,)), lambda maps, _: _summed(maps)[:, unit]),
+            Wanted(Target(index=(label,)), lambda logits, _: probabilities(logits)),
+        ]
+        activation, shares = patched_readings(
+            classifier, image, wanted, windows, patches, budget=self.budget, label="occluded"
+        )
         shape = (len({r for r, _ in windows}), len({c for _, c in windows}))
         method = method_named(str(self.project))
         others = [i for i in range(len(album)) if i != row]

@@ -189,7 +189,7 @@ def test_a_signal_ends_it_and_leaves_what_was_there(call: Call, foxes: Path, mon
         calls.append(1)
         os.kill(os.getpid(), signal.SIGTERM)  # SIGINT is ignored by what a shell runs in the background
 
-    monkeypatch.setattr("convscope.studies.occlusion.patched_scores", interrupted)
+    monkeypatch.setattr("convscope.studies.occlusion.patched_readings", interrupted)
     done = call("study", "occlusion", *MODEL, foxes, *QUICK, "-o", "found", "--seed", "1")
     assert done.code == 143
     assert calls

@@ -7,9 +7,10 @@ from torch import nn
 
 from convscope.instrument.address import parse_address
 from convscope.instrument.boxes import Box
-from convscope.instrument.regions import patched, patched_scores, regions_for
+from convscope.instrument.perturb import Wanted
+from convscope.instrument.regions import Regions, patched, patched_readings, patched_scores, regions_for
 from convscope.instrument.state import undisturbed
-from convscope.instrument.target import Target
+from convscope.instrument.target import Target, outputs_of
 from convscope.instrument.trace import trace
 from convscope.models.classifier import Classifier
 
@@ -117,18 +118,21 @@ def case(count=8):
     return image, torch.rand(count, 3, 4, 4, generator=generator, dtype=torch.float64)
 
 
-def tried(net, image, patches, places=PLACES):
+CLASS = (Target(index=(0,)),)
+
+
+def tried(net, image, patches, places=PLACES, targets=CLASS):
     """Incremental inference, if it proves itself on these patches."""
     start = trace(net.network, image, through=net).input
 
     def full(rows):
         with undisturbed(net, grad=False):
-            return net(patched(image, patches[rows], places[rows]))
+            return outputs_of(targets, net, patched(image, patches[rows], places[rows]))
 
     def change(rows):
         return Box(patches[rows], places[rows])
 
-    return regions_for(net, image, Target(index=(0,)), len(patches), start, change, full)
+    return regions_for(net, image, targets, len(patches), start, change, full)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -138,7 +142,7 @@ def test_equal_to_full_passes(name):
     regions = tried(net, image, patches)
     assert regions is not None, "no incremental inference for a network that allows it"
     with undisturbed(net, grad=False):
-        found = regions.outputs(regions.taken.input, Box(patches, PLACES), len(PLACES))
+        (found,) = regions.outputs(regions.taken.input, Box(patches, PLACES), len(PLACES))
         wanted = torch.cat([net(patched(image, p[None], [at])) for p, at in zip(patches, PLACES, strict=True)])
         clean = net(image)
     assert torch.allclose(found, wanted, rtol=1e-11, atol=1e-12)
@@ -170,6 +174,53 @@ def test_units_and_neurons_of_a_layer():
             whole = patched(image, patches, PLACES)
             wanted = target.repeat(len(PLACES)).score(net, whole)[0]
         assert torch.allclose(scores, wanted, rtol=1e-11, atol=1e-12)
+
+
+def written_over():
+    """The layer that is asked for is written into by the next one."""
+    layers = [nn.Conv2d(3, 6, 3), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Conv2d(6, 5, 3), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4))
+
+
+@pytest.mark.parametrize(
+    ("build", "layers"), [(written_over, ["0", "3", "5"]), (Residual, ["down", "/relu#2"]), (written_over, ["7"])]
+)
+def test_several_readings_in_one_pass(build, layers):
+    """Of layers on the way and of the logits: as each by itself, and as full passes."""
+    net = classifier(build)
+    image, patches = case()
+    targets = [*(Target(parse_address(layer), (1,)) for layer in layers), Target(index=(2,))]
+    assert tried(net, image, patches, targets=targets) is not None, "there is nothing to test"
+    wanted = [Wanted(target, lambda found, _: found.flatten(1)) for target in targets]
+    found = patched_readings(net, image, wanted, PLACES, patches.__getitem__, budget=64, label="test", chunk=3)
+    whole = patched(image, patches, PLACES)
+    with undisturbed(net, grad=False):
+        for one, target in zip(found, targets, strict=True):
+            assert torch.allclose(one, target.outputs(net, whole).flatten(1), rtol=1e-11, atol=1e-12)
+    alone = patched_scores(net, image, targets[0], PLACES, patches.__getitem__, budget=64, label="test")
+    together = patched_readings(
+        net, image, [Wanted(one) for one in targets], PLACES, patches.__getitem__, budget=64, label="test"
+    )
+    assert torch.allclose(together[0], alone, rtol=1e-11, atol=1e-12)
+
+
+def test_each_reading_has_to_prove_itself(monkeypatch):
+    """One that would be wrong is not hidden behind another that is much larger and right."""
+    net = classifier(written_over)
+    with torch.no_grad():
+        net.network[0].weight.mul_(1e9)
+        net.network[3].weight.mul_(1e-9)
+    image, patches = case()
+    targets = [Target(parse_address("0"), (1,)), Target(index=(2,))]
+    assert tried(net, image, patches, targets=targets) is not None
+    original = Regions.outputs
+
+    def wrong(self, *args):
+        maps, logits = original(self, *args)
+        return [maps, logits + 0.1 * (logits - logits.mean())] if len(self.goals) == 2 else [maps]
+
+    monkeypatch.setattr(Regions, "outputs", wrong)
+    assert tried(net, image, patches, targets=targets) is None
 
 
 class Branching(nn.Module):
