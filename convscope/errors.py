@@ -35,14 +35,24 @@ class RuleError(ConvscopeError):
 
 
 class Cancelled(ConvscopeError):
-    """A long job was cancelled through its progress."""
+    """A long job was cancelled through its progress. ``on``: how to go on with it, where that can be."""
 
     exit_code = 130
+
+    def __init__(self, told: str, on: str = "") -> None:
+        super().__init__(f"{told}; {on}" if on else told)
+        self.on = on
 
 
 def first_line(error: Exception) -> str:
     """What torch or a network says, in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Python's, a GPU's, or torch's on the CPU, which has no type of its own."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
 
 
 def some(names: Sequence[str], most: int = 6) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import ImageOps
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from convscope.errors import ConvscopeError, UsageError
 from convscope.images.frame import Framing, canvas_of
@@ -384,8 +385,8 @@ def load(
     if background is not None:
         classifier.background = background
     found = Scope(classifier.to(device or best_device()), progress=progress)
-    if size is not None:
-        check_canvas(found.classifier, cure="give it the size that it was made for")
+    if size is not None and not structure_only and not any(map(is_lazy, classifier.parameters())):
+        check_canvas(classifier, cure="if it was made for another size, give that")
     found.loading = plain_loading(spec, **asked, options=every)
     # runs/last may lead elsewhere later. Where a file of the user's lies is nobody's business: an export says it.
     found._origin = lasting_spec(spec) if parse(spec)[0] == "run" else spec, every

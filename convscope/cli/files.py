@@ -12,7 +12,7 @@ from pathlib import Path
 from convscope.cli.output import counted, note
 from convscope.cli.process import uninterrupted
 from convscope.errors import ConvscopeError, UsageError
-from convscope.images.own import mark
+from convscope.images.own import MARK, make_own
 
 DRAFT = ".convscope-"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -29,15 +29,13 @@ def staged(out: Path) -> Iterator[Path]:
             if out.exists() and not out.is_dir():
                 raise UsageError(f"--out {out} is a file; name a folder")
             made = _missing(out)
-            out.mkdir(parents=True, exist_ok=True)
+            make_own(out)
             # Inside of the folder, so that it is the same file system and no more rights are needed.
             _sweep(out)
             draft = Path(tempfile.mkdtemp(prefix=f"{DRAFT}{os.getpid()}-", dir=out))
             with _by_its_place(draft, out):
                 yield draft
             with uninterrupted():
-                if out in made and files_in(draft):
-                    mark(draft)
                 _put_in_place(draft, out)
     finally:
         with uninterrupted():
@@ -170,7 +168,10 @@ def _missing(folder: Path) -> list[Path]:
 
 
 def _remove_if_empty(folder: Path) -> None:
+    """A mark alone is nothing."""
     with suppress(OSError):
+        if [place.name for place in folder.iterdir()] == [MARK]:
+            (folder / MARK).unlink()
         folder.rmdir()
 
 

@@ -124,7 +124,7 @@ class _Everywhere(UsageError):
 def explained_size(scope: Scope, photo: Photo | None = None, option: str = "--size") -> Iterator[None]:
     """A network whose input size nobody said often breaks on the first photo: say that instead of torch's words.
 
-    Any other error is a bug, and stays.
+    It is asked once more, with a blank of that size: what does not come of it is a bug, and stays.
     """
     from convscope.instrument.canvas import REFUSALS, check_canvas
 

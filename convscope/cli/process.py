@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from convscope.errors import Cancelled, ConvscopeError
+from convscope.errors import Cancelled, ConvscopeError, out_of_memory
 
 REASONS = {"SIGINT": "interrupted", "SIGTERM": "ended by SIGTERM", "SIGHUP": "ended: the terminal was closed"}
 LESS = {  # what a command can do with less memory
@@ -86,7 +86,7 @@ def _not_a_bug(error: Exception, args: Sequence[str]) -> str | None:
         hint = f" (`{context.command_path} --help` explains)" if context is not None else ""
         message: Any = error.format_message()  # type: ignore[attr-defined]
         return str(message).rstrip(".") + hint
-    if _out_of_memory(error):
+    if out_of_memory(error):
         return f"out of memory: {LESS.get(_command(args), 'try a smaller --size')}"
     if isinstance(error, OSError) and error.filename is None:  # such as a full disk behind stdout
         return f"writing failed: {error.strerror or error}"
@@ -99,12 +99,6 @@ def _command(args: Sequence[str]) -> str:
 
     names = {command.callback.__name__ for command in app.registered_commands if command.callback is not None}
     return next((arg for arg in args if arg in names), "")
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Python's, a GPU's, or torch's on the CPU, which has no type of its own."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
 
 
 def _forget_stdout() -> None:

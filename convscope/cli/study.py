@@ -199,7 +199,7 @@ def _of_data(
     scope = chosen.open(background=background, canvas_option=CANVAS_OPTION)
     place = out or Path("studies") / name
     options = {key: value for key, value in read.settings().items() if value}
-    with _going_on(place):
+    with _going_on():
         found = scope.study(name, data, out=place, seed=seed, options=options, workers=workers, **settings)
     _tell(found, place, json)
 
@@ -226,7 +226,7 @@ def _of_architecture(
     place = out or Path("studies") / name
     options = {key: value for key, value in read.settings().items() if value}
     machine = {"workers": workers, "device": device_named(device)}
-    with _going_on(place):
+    with _going_on():
         found = study_architecture(
             name, data, model, out=place, seed=seed, options=options, machine=machine, **settings
         )
@@ -234,20 +234,19 @@ def _of_architecture(
 
 
 @contextmanager
-def _going_on(place: Path) -> Iterator[None]:
+def _going_on() -> Iterator[None]:
     """A study that trains comes to an orderly end, and is told how to go on."""
-    from convscope.cli.process import Ended, asked_to_end
+    from convscope.cli.process import asked_to_end
+    from convscope.errors import Cancelled
     from convscope.progress import ConsoleProgress, reporting
 
-    try:
-        with asked_to_end() as ended, reporting(ConsoleProgress(), cancel=ended):
+    with asked_to_end() as ended, reporting(ConsoleProgress(), cancel=ended):
+        try:
             yield
-    except Ended:
-        from convscope.studies.retraining.runs import PLACE
-
-        if (place / PLACE).exists():
-            note(f"to go on: the same command again, which keeps what is in {place / PLACE}")
-        raise
+        except Cancelled as end:
+            if end.on:
+                note(end.on)
+            raise
 
 
 def _tell(found: Result, place: Path, json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -267,16 +268,20 @@ def _quietly(_: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING - _HEARD)
         signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
     sys.excepthook = _unless_left  # of the thread that hands over batches, alone
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    parent, process = os.getppid(), multiprocessing.parent_process()
+    main = parent if process is None or process.pid is None else process.pid
+    threading.Thread(target=_end_with, args=(parent, main), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """End when the main process says so, and with one that was killed: a batch that nobody takes would be waited
-    for."""
+def _end_with(parent: int, main: int) -> None:
+    """End when the main process says so, and with one that was killed: a batch that nobody takes would be waited for.
+
+    The parent may be a server that forks for the main process.
+    """
     while os.getppid() == parent:
         if not _HEARD:
             time.sleep(1)
-        elif (heard := signal.sigtimedwait(_HEARD, 1)) is not None and heard.si_pid == parent:
+        elif (heard := signal.sigtimedwait(_HEARD, 1)) is not None and heard.si_pid == main:
             break
     os._exit(1)
 

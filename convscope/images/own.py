@@ -16,12 +16,7 @@ def make_own(folder: Path) -> None:
     there = folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
     if not there:
-        mark(folder)
-
-
-def mark(folder: Path) -> None:
-    """Say that a folder is one of results."""
-    (folder / MARK).touch()
+        (folder / MARK).touch()
 
 
 def is_own(folder: str | Path) -> bool:

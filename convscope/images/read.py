@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -221,10 +222,10 @@ SUFFIX = re.compile(r"\.(jpe?g|jpe|jfif|png|webp|tiff?|gif|bmp|p[pgb]m|avif|jp2|
 def find_photos(sources: Sequence[str | Path]) -> list[Path]:
     """The photos that ``sources`` name: files as given, all image files in folders, and what globs match (``**`` too).
 
-    Folders are searched to the bottom and globs expanded in natural order (2 before 10), without hidden files and what
-    convscope itself wrote below them; a photo named twice comes once. A name that exists wins over a glob, also as the
-    leading part of one, so that ``cats [2019]/*.jpg`` works. HEIC files are found, so that reading them says what to do
-    instead of nothing.
+    Folders are searched to the bottom and globs expanded in natural order (2 before 10), without hidden files and the
+    folders that convscope made in them; a photo named twice comes once. A name that exists wins over a glob, also as
+    the leading part of one, so that ``cats [2019]/*.jpg`` works. HEIC files are found, so that reading them says what
+    to do instead of nothing.
     """
     if isinstance(sources, str | Path):
         sources = [sources]
@@ -239,12 +240,13 @@ def _found(source: Path) -> list[Path]:
         photos, where = list(_walk(base)), "in the folder"
     elif glob.has_magic(pattern):
         matches = (base / match for match in glob.glob(pattern, root_dir=base, recursive=True))
-        photos, where = [match for match in matches if _is_photo(match) and not _written(match, base)], "match"
+        photos, where = [m for m in matches if _is_photo(m) and not _written(m, base, Path(pattern).parts)], "match"
     else:
         raise UsageError(f"{printable(source)}: no such file or folder; check the name")
     if not photos:
         raise UsageError(
-            f"no photos {where} {printable(source)}; looked for files ending in .jpg, .png, .webp and the like"
+            f"no photos {where} {printable(source)}; looked for files ending in .jpg, .png, .webp and the like, "
+            "but not in what convscope wrote, unless its folder is named"
         )
     return sorted(photos, key=_natural)
 
@@ -273,9 +275,14 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (path for name in files if not name.startswith(".") and _is_photo(path := Path(root, name)))
 
 
-def _written(photo: Path, base: Path) -> bool:
-    """Whether it lies in a folder of results below the one that is searched."""
-    return any(is_own(folder) for folder in photo.parents if folder != base and folder.is_relative_to(base))
+def _written(photo: Path, base: Path, pattern: tuple[str, ...]) -> bool:
+    """Whether it lies in a folder of results that nobody named: ``report*/x.png`` names one, ``*/x.png`` does not."""
+    spelled = list(takewhile(lambda part: part != "**", pattern))
+    for number, folder in enumerate(reversed(photo.relative_to(base).parents[:-1])):
+        named = number < len(spelled) and spelled[number] != "*"
+        if not named and is_own(base / folder):
+            return True
+    return False
 
 
 def _cannot_list(error: OSError) -> None:

@@ -1,11 +1,11 @@
-"""Which sizes a network takes: many flatten, or assert, and break on the first photo of another."""
+"""Which sizes a network takes: many flatten, or assert, and break on the first photo of another size."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from convscope.errors import ModelError, first_line
+from convscope.errors import ModelError, first_line, out_of_memory
 from convscope.instrument.state import undisturbed
 from convscope.models.classifier import Classifier
 
@@ -19,6 +19,8 @@ def on_canvas(classifier: Classifier, size: tuple[int, int] | None = None, cure:
     try:
         yield
     except REFUSALS as error:
+        if out_of_memory(error):
+            raise
         height, width = size or classifier.canvas
         raise ModelError(
             f"{classifier.name} fails on an input of {height}x{width} ({first_line(error)}): {cure}"

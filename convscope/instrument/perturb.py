@@ -34,7 +34,7 @@ def picked(found: Tensor, target: Target) -> VariantScores:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Watched:
     """What is wanted of each variant: a reading of what the target is picked from; by default its score."""
 
     target: Target
@@ -77,7 +77,7 @@ def variant_scores(
 
     ``score``: another reading of the outputs than ``target.pick``, such as probabilities.
     """
-    wanted = [Wanted(target, score)]
+    wanted = [Watched(target, score)]
     found = variant_readings(
         classifier, image, wanted, count, lambda rows: [outputs(rows)], budget=budget, label=label, chunk=chunk
     )
@@ -87,7 +87,7 @@ def variant_scores(
 def variant_readings(
     classifier: Classifier,
     image: OneImage,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[Watched],
     count: int,
     outputs: Callable[[slice], Sequence[Tensor]],
     *,

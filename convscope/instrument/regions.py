@@ -16,7 +16,7 @@ from torch import Tensor
 
 from convscope.errors import ConvscopeError
 from convscope.instrument.boxes import Box, CleanMaps, Span, changed_box
-from convscope.instrument.perturb import MIB, Reading, Wanted, picked, variant_bytes, variant_readings
+from convscope.instrument.perturb import MIB, Watched, variant_bytes, variant_readings
 from convscope.instrument.receptive_field import takes_statistics
 from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target, outputs_of
@@ -36,7 +36,7 @@ class Regions:
 
     def __init__(self, taken: Trace, image: OneImage, goals: Sequence[Value]) -> None:
         self.taken, self.goals = taken, list(goals)
-        self.end = max(taken.made_by[goal.index] for goal in goals) + 1
+        self.end = end_of(taken, goals)
         self.clean = CleanMaps({taken.input.index: image})
         for op in taken.ops[: self.end]:
             for value, tensor in zip(op.outputs, op.again(partial(self._clean, op)), strict=True):
@@ -53,8 +53,8 @@ class Regions:
         What comes before ``start``, and what does not depend on it, is not computed again.
         """
         changed: dict[int, Change] = {start.index: change}
-        reached: dict[int, Tensor] = {}
         wanted = {goal.index for goal in self.goals}
+        reached = {start.index: self._filled(start, change).clone()} if start.index in wanted else {}
         last = {value.index: i for i, op in enumerate(self.taken.ops[: self.end]) for value in op.inputs}
         for i, op in enumerate(self.taken.ops[: self.end]):
             if not any(value.index in changed for value in op.inputs):
@@ -123,17 +123,16 @@ def patched_scores(
     budget: float,
     label: str,
     chunk: int | None = None,
-    score: Reading = picked,
 ) -> Variants:
     """The target's score for variants of one image "1 c h w", whose pixels at ``places`` are ``patches(rows)``."""
-    wanted = [Wanted(target, score)]
+    wanted = [Watched(target)]
     return patched_readings(classifier, image, wanted, places, patches, budget=budget, label=label, chunk=chunk)[0]
 
 
 def patched_readings(
     classifier: Classifier,
     image: OneImage,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[Watched],
     places: Sequence[Span],
     patches: Callable[[slice], Patches],
     *,
@@ -168,7 +167,7 @@ def patched(image: OneImage, patches: Patches, places: Sequence[Span]) -> Tensor
 def changed_readings(
     classifier: Classifier,
     image: OneImage,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[Watched],
     count: int,
     start: Value,
     change: Callable[[slice], Change],
@@ -216,14 +215,19 @@ def regions_for(
     goals = [goal for target in targets if (goal := _goal(taken, target)) is not None]
     if len(goals) < len(targets) or image.dtype not in (torch.float32, torch.float64):
         return None
+    if any(map(_bound_to_its_run, taken.ops[: end_of(taken, goals)])):
+        return None
     with undisturbed(classifier, grad=False):
         try:
             regions = Regions(taken, image, goals)
-            if any(map(_bound_to_its_run, taken.ops[: regions.end])):
-                return None
             return regions if _proven(regions, count, start, change, full) else None
         except (RuntimeError, ConvscopeError, ValueError, TypeError):
             return None  # an operation that does not take another batch size: full passes do
+
+
+def end_of(taken: Trace, goals: Sequence[Value]) -> int:
+    """How many operations lead to the goals."""
+    return max(taken.made_by[goal.index] for goal in goals) + 1
 
 
 def _goal(taken: Trace, target: Target) -> Value | None:
@@ -261,10 +265,10 @@ def _proven(
         return False
     found = regions.outputs(start, _together(changes), len(wanted))
     full_ones = map(torch.cat, zip(*wanted, strict=True))
-    return all(_equal(*each) for each in zip(found, full_ones, clean, rounding, strict=True))
+    return all(_close(*each) for each in zip(found, full_ones, clean, rounding, strict=True))
 
 
-def _equal(found: Tensor, wanted: Tensor, clean: Tensor, rounding: Tensor) -> bool:
+def _close(found: Tensor, wanted: Tensor, clean: Tensor, rounding: Tensor) -> bool:
     error = (found - wanted).flatten(1).abs().amax(1)
     effect = (wanted - clean).flatten(1).abs().amax(1)
     return bool((error <= TOLERANCE * effect + rounding).all())  # NaN is not

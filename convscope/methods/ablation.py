@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from convscope.instrument.address import Address
 from convscope.instrument.forward import mapped
-from convscope.instrument.perturb import BUDGET_HELP, BUDGET_MIB, Wanted
+from convscope.instrument.perturb import BUDGET_HELP, BUDGET_MIB, Watched
 from convscope.instrument.record import record
 from convscope.instrument.regions import changed_readings
 from convscope.instrument.target import Target
@@ -69,8 +67,16 @@ class Ablation:
             return [outputs]
 
         if alive:
-            how: dict[str, Any] = {"budget": self.budget, "chunk": self.chunk, "label": "ablation"}
-            wanted = [Wanted(target)]
-            (found,) = changed_readings(classifier, image, wanted, len(alive), start, without, full, **how)
-            scores[alive] = found
+            (scores[alive],) = changed_readings(
+                classifier,
+                image,
+                [Watched(target)],
+                len(alive),
+                start,
+                without,
+                full,
+                budget=self.budget,
+                chunk=self.chunk,
+                label="ablation",
+            )
         return scores

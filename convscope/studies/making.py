@@ -14,7 +14,6 @@ from convscope.data.sources import SourceOptions
 from convscope.errors import ImageError, UsageError, unknown
 from convscope.images.frame import Placement
 from convscope.images.given import Photos, Source, canvases, joined, several
-from convscope.images.own import mark
 from convscope.images.read import Photo, find_photos, read_photo
 from convscope.models.classifier import Classifier
 from convscope.studies.registry import STUDIES, configure
@@ -182,11 +181,8 @@ def check_free(folder: Path, name: str) -> None:
 def _of_data(study: Any, data: DataSet, seed: int) -> Result:
     check_seed(seed)
     check_free(data.folder, study.name)
-    there = data.folder.exists()
     found: Result = study.run(data, seed)
     found.save(data.folder)
-    if not there:
-        mark(data.folder)
     return found
 
 

@@ -16,7 +16,7 @@ from convscope.images import colour
 from convscope.instrument.address import Address
 from convscope.instrument.fill import FILL_HELP, FILLS, fill_like
 from convscope.instrument.layers import resolve_one
-from convscope.instrument.perturb import BUDGET_HELP, BUDGET_MIB, Wanted
+from convscope.instrument.perturb import BUDGET_HELP, BUDGET_MIB, Watched
 from convscope.instrument.regions import patched_readings
 from convscope.instrument.target import Target, first_argmax
 from convscope.instrument.trace import trace
@@ -113,8 +113,8 @@ class OcclusionMaps:
             return torch.stack([filled[0, :, r : r + side, c : c + side] for r, c in windows[rows]])
 
         wanted = [
-            Wanted(Target(layer, (unit,)), lambda maps, _: _summed(maps)[:, unit]),
-            Wanted(Target(index=(label,)), lambda logits, _: probabilities(logits)),
+            Watched(Target(layer, (unit,)), lambda maps, _: _summed(maps)[:, unit]),
+            Watched(Target(index=(label,)), lambda logits, _: probabilities(logits)),
         ]
         activation, shares = patched_readings(
             classifier, image, wanted, windows, patches, budget=self.budget, label="occluded"

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from convscope.data.cache import replacing
 from convscope.errors import UsageError
+from convscope.images.own import make_own
 from convscope.instrument.weights import weights_key
 from convscope.models.classifier import Classifier
 from convscope.models.registry import RANDOM, parse
@@ -154,6 +155,7 @@ def _check_random(start: Mapping[str, Any], classes: tuple[str, ...]) -> None:
 def _base(data: DataSet, classifier: Classifier) -> Path:
     """The classifier's weights in a file of the study's: with them a softmax for any classes begins anew."""
     file = data.folder / f"base-{weights_key(classifier.network)[:10]}.safetensors"
+    make_own(data.folder)
     if not file.exists():
         with replacing(file) as draft:
             save_file(tensors(classifier.network.state_dict()), draft)

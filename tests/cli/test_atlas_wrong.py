@@ -84,7 +84,7 @@ def test_an_atlas_that_cannot_be_meant_is_one_line_and_no_folder(call: Call, arg
 def test_a_network_that_does_not_take_its_size_is_said_to(call: Call) -> None:
     line = refused(call, "atlas", "net.py:Flat", "--size", 48, "photos", "-o", "p", code=1)
     assert line.startswith("net.py:Flat fails on an input of 48x48 (")
-    assert line.endswith("give it the size that it was made for")
+    assert line.endswith("if it was made for another size, give that")
     assert not Path("p").exists()
 
 

@@ -190,5 +190,5 @@ def test_a_size_that_the_network_does_not_take_is_one_line(call: Call, here: Pat
     assert (done.code, done.out) == (1, "")
     line = done.err.splitlines()[-1]
     assert line.startswith("convscope: error: net.py:Flat fails on an input of 20x20 (mat1 and mat2 shapes cannot be")
-    assert line.endswith(": give it the size that it was made for")
+    assert line.endswith((": if it was made for another size, give that", ": --size sets the canvas"))
     assert contents(here) == before

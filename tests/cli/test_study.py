@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convscope.images.own import MARK
+from convscope.images.own import MARK, is_own
 from convscope.scope import load
 from convscope.settings import settings_of
 from convscope.studies import STUDIES
@@ -215,13 +215,14 @@ def test_a_training_study_that_is_ended_says_how_to_go_on(call: Call, monkeypatc
     monkeypatch.setattr(runs, "evaluate", counted)
     done = call(*command)
     assert (done.code, done.out) == (143, "")
-    told = [line for line in done.err.splitlines() if "to go on" in line]
-    assert told == ["convscope: to go on: the same command again, which keeps what is in studies/ablation/trained"]
+    told = [line for line in done.err.splitlines() if "goes on" in line]
+    assert told == ["convscope: the same command goes on with what is in studies/ablation/trained"]
     assert done.err.endswith("convscope: ended by SIGTERM\n")
     assert len(calls) < 4
     again = call(*command)
     assert again.code == 0, again.err
     assert len(calls) == 5, "a test and a training accuracy of two networks, the first of which was interrupted"
+    assert is_own("studies/ablation"), "its pictures are no photos, though it was made by the one that was ended"
     assert [row["variant"] for row in again.json["tables"]["variants"]["rows"]] == ["whole", "width=2"]
 
 

@@ -270,6 +270,50 @@ def test_an_end_without_signals_says_nothing_either(found: Catalog) -> None:
     assert (process.returncode, out, errors) == (0, "reading\nended\n", "")
 
 
+ENDED = """
+import multiprocessing, sys, time
+import psutil
+from convscope.data import loading
+
+def wait(_):
+    loading._quietly(0)
+    print("ready", flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    with loading._uninterrupted():
+        worker = context.Process(target=wait, args=(0,), daemon=True)
+        worker.start()
+    sys.stdin.readline()
+    worker.terminate()
+    worker.join(20)
+    print(worker.exitcode)
+"""
+
+
+@pytest.mark.parametrize("way", ["fork", "spawn", "forkserver"])
+def test_a_worker_hears_its_main_process_alone_however_it_was_begun(way: str, tmp_path: Path) -> None:
+    (tmp_path / "ended.py").write_text(ENDED)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "ended.py"), way],
+        **{"env": env, "text": True, "start_new_session": True, "bufsize": 1},
+        **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
+    )
+    started.append(process)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    for worker in psutil.Process(process.pid).children(recursive=True):
+        if "resource_tracker" not in " ".join(worker.cmdline()) and "forkserver import" not in " ".join(
+            worker.cmdline()
+        ):
+            subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    time.sleep(1)
+    out, errors = process.communicate("\n", timeout=60)
+    assert out == "1\n", errors
+
+
 def test_a_worker_ends_when_its_main_process_asks(found: Catalog) -> None:
     """As Python and torch do at the end of a process that did not close its loader."""
     before = {child.pid for child in psutil.Process().children(recursive=True)}

@@ -57,6 +57,27 @@ def test_results_that_are_named_are_meant(tmp_path: Path) -> None:
         find_photos([tmp_path])
 
 
+def test_a_glob_passes_over_what_it_does_not_name(tmp_path: Path) -> None:
+    photo(tmp_path / "cats" / "report" / "1.png")  # a person's own, whatever it is called
+    for number in (1, 2):
+        make_own(tmp_path / f"out{number}")
+        photo(tmp_path / f"out{number}" / "000-cat" / "grey.png")
+    found = ["out1/000-cat/grey.png", "out2/000-cat/grey.png"]
+    for pattern in ("out*/000-cat/*.png", "out[12]/*/grey.png", "out*/**/grey.png"):
+        assert names(find_photos([tmp_path / pattern]), tmp_path) == found
+    assert names(find_photos([tmp_path / "*/report/*.png"]), tmp_path) == ["cats/report/1.png"]
+    for pattern in ("*/000-cat/*.png", "**/grey.png", "**/out1/000-cat/*.png"):
+        with pytest.raises(UsageError, match="but not in what convscope wrote, unless its folder is named"):
+            find_photos([tmp_path / pattern])
+
+
+def test_where_there_are_only_results_it_is_said(tmp_path: Path) -> None:
+    make_own(tmp_path / "runs")
+    photo(tmp_path / "runs" / "curves.png")
+    with pytest.raises(UsageError, match="left out, as convscope wrote it: runs"):
+        catalog(str(tmp_path))
+
+
 def test_a_run_among_the_classes_is_no_class(tmp_path: Path) -> None:
     top = tmp_path / "photos"
     for number in range(3):

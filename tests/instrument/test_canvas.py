@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import convscope as cs
-from convscope.errors import ModelError
+from convscope.errors import ModelError, first_line, out_of_memory
 from convscope.instrument.canvas import check_canvas, on_canvas
 from convscope.models.classifier import Classifier
 
@@ -53,6 +53,21 @@ def test_what_is_no_refusal_is_a_bug_and_stays() -> None:
         raise KeyError("of the user's own")
 
 
+class OutOfMemoryError(RuntimeError):
+    """As a GPU's is called."""
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OutOfMemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate")]
+)
+def test_too_little_memory_is_another_matter(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised:
+        check_canvas(of_size(error, 20))
+    assert raised.value is error
+    assert out_of_memory(error)
+    assert not out_of_memory(RuntimeError("shapes"))
+
+
 def test_nothing_is_changed_by_asking() -> None:
     classifier = of_size(ValueError(), 32).train()
     before = torch.random.get_rng_state()
@@ -73,5 +88,19 @@ def test_a_model_is_loaded_with_a_size_that_it_takes(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as refused:
         cs.load(f"{file}:make", size=(20, 24))
     assert "fails on an input of 20x24 (mat1 and mat2 shapes cannot be multiplied" in str(refused.value)
-    assert str(refused.value).endswith("): give it the size that it was made for")
+    assert str(refused.value).endswith("): if it was made for another size, give that")
     assert cs.load(f"{file}:make").classifier.framing.size is None
+    assert cs.load(f"{file}:make", size=20, structure_only=True).classifier.canvas == (20, 20)
+
+
+def test_a_network_with_lazy_layers_can_be_loaded(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text("from torch import nn\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(4))\n")
+    scope = cs.load(f"{file}:make", size=8)
+    scope.classifier.network(torch.zeros(1, 3, 8, 8))
+    assert scope.layers()[-1].shape == (4,)
+
+
+def test_the_first_line_says_something() -> None:
+    assert first_line(RuntimeError("\n  \nshapes\nmore")) == "shapes"
+    assert first_line(AssertionError()) == "AssertionError"

@@ -7,7 +7,8 @@ from torch import nn
 
 from convscope.instrument.address import parse_address
 from convscope.instrument.boxes import Box
-from convscope.instrument.perturb import Wanted
+from convscope.instrument.perturb import Watched
+from convscope.instrument.record import record
 from convscope.instrument.regions import Regions, patched, patched_readings, patched_scores, regions_for
 from convscope.instrument.state import undisturbed
 from convscope.instrument.target import Target, outputs_of
@@ -191,17 +192,42 @@ def test_several_readings_in_one_pass(build, layers):
     image, patches = case()
     targets = [*(Target(parse_address(layer), (1,)) for layer in layers), Target(index=(2,))]
     assert tried(net, image, patches, targets=targets) is not None, "there is nothing to test"
-    wanted = [Wanted(target, lambda found, _: found.flatten(1)) for target in targets]
+    wanted = [Watched(target, lambda found, _: found.flatten(1)) for target in targets]
     found = patched_readings(net, image, wanted, PLACES, patches.__getitem__, budget=64, label="test", chunk=3)
     whole = patched(image, patches, PLACES)
     with undisturbed(net, grad=False):
         for one, target in zip(found, targets, strict=True):
             assert torch.allclose(one, target.outputs(net, whole).flatten(1), rtol=1e-11, atol=1e-12)
+    passes = []
+    with net.network.register_forward_hook(lambda *_: passes.append(1)):
+        patched_readings(net, image, wanted, PLACES, patches.__getitem__, budget=64, label="test", chunk=2)
+    assert len(passes) <= 2, "those that the incremental pass is tried against"
     alone = patched_scores(net, image, targets[0], PLACES, patches.__getitem__, budget=64, label="test")
     together = patched_readings(
-        net, image, [Wanted(one) for one in targets], PLACES, patches.__getitem__, budget=64, label="test"
+        net, image, [Watched(one) for one in targets], PLACES, patches.__getitem__, budget=64, label="test"
     )
     assert torch.allclose(together[0], alone, rtol=1e-11, atol=1e-12)
+
+
+def test_what_is_changed_may_itself_be_read():
+    """As the maps are of which Ablation-CAM takes out some, where a unit of the same layer is explained."""
+    net = classifier(written_over)
+    image, _ = case()
+    taken = trace(net.network, image, through=net)
+    start = taken.event("0").value
+    maps = torch.rand(3, *start.shape[1:], generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    targets = [Target(parse_address("0"), (1,)), Target(index=(2,))]
+
+    def full(rows):
+        with undisturbed(net, grad=False), record(net.network, ["0"], replace=lambda _: maps[rows]):
+            return outputs_of(targets, net, image.expand(rows.stop - rows.start, -1, -1, -1))
+
+    regions = regions_for(net, image, targets, 3, start, maps.__getitem__, full)
+    assert regions is not None
+    with undisturbed(net, grad=False):
+        found = regions.outputs(start, maps.clone(), 3)
+    for one, other in zip(found, full(slice(0, 3)), strict=True):
+        assert torch.allclose(one, other, rtol=1e-11, atol=1e-12)
 
 
 def test_each_reading_has_to_prove_itself(monkeypatch):

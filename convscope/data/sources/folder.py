@@ -33,13 +33,13 @@ class _Tree:
     passed: Counter[str] = field(default_factory=Counter)  # files that are no photos, by suffix
     again: list[str] = field(default_factory=list)  # folders that a link leads back to
     empty: list[str] = field(default_factory=list)
-    own: list[str] = field(default_factory=list)  # folders of convscope's results
+    written: list[str] = field(default_factory=list)  # folders of convscope's results
 
     def entries(self, folder: str) -> tuple[list[str], list[str]]:
         """The folders (each with a slash) and photos right in a folder. Nothing is asked of a file but its name."""
         folders, photos = [], []
         if folder and is_own(self.top + folder):
-            self.own.append(folder.rstrip("/"))
+            self.written.append(folder.rstrip("/"))
             return [], []
         try:
             with os.scandir(self.top + folder) as found:
@@ -100,9 +100,9 @@ class _Tree:
     def remarks(self) -> list[str]:
         """What the user should know of what was passed over."""
         remarks = []
-        if self.own:
-            remarks.append(f"left out, as convscope wrote it: {some(self.own)}")
-        if empty := [folder for folder in self.empty if folder not in self.own]:
+        if self.written:
+            remarks.append(_left_out(self.written))
+        if empty := [folder for folder in self.empty if folder not in self.written]:
             remarks.append(f"no photos in {some(empty)}: no class")
         if self.again:
             remarks.append(f"a link leads back to what was read already, left out: {some(self.again)}")
@@ -227,4 +227,10 @@ def _nothing(source: str, tree: _Tree) -> str:
         return f"{name}: no photo can be read; the first, {printable(tree.refused[0].name)}: {tree.refused[0].reason}"
     if tree.passed:
         return f"{name}: no photos in or below it ({no_photos(tree.passed)}); {what}"
+    if tree.written:
+        return f"{name}: no photos in or below it ({_left_out(tree.written)}); {what}"
     return f"{name}: no photos in or below it; {what}" if tree.empty else f"{name} is empty; {what}"
+
+
+def _left_out(written: list[str]) -> str:
+    return f"left out, as convscope wrote it: {some(written)}"

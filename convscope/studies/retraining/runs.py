@@ -23,6 +23,7 @@ from convscope.data.listing import TEST, TRAIN
 from convscope.data.loading import cut
 from convscope.data.split import Assignment, write_split
 from convscope.errors import Cancelled
+from convscope.images.own import make_own
 from convscope.images.slug import slug
 from convscope.models.device import best_device
 from convscope.models.registry import WITHOUT, load_classifier, parse, parse_without
@@ -72,11 +73,12 @@ class Figures:
 
 def carried_out(data: DataSet, plans: Sequence[Plan], label: str) -> list[Figures]:
     """What becomes of trainings, one after the other; what was done before is not done again."""
+    make_own(data.folder)
     kept = digest(data.catalog)
     try:
         return [_carried_out(data, plan, kept) for plan in track(plans, label)]
     except Cancelled:
-        raise Cancelled(f"cancelled: the same command goes on with what is in {data.folder / PLACE}") from None
+        raise Cancelled("cancelled", f"the same command goes on with what is in {data.folder / PLACE}") from None
 
 
 def place_of(data: DataSet, plan: Plan, photos: str) -> Path:
