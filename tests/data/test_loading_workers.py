@@ -314,18 +314,6 @@ def test_a_worker_hears_its_main_process_alone_however_it_was_begun(way: str, tm
     assert out == "1\n", errors
 
 
-def test_a_worker_ends_when_its_main_process_asks(found: Catalog) -> None:
-    """As Python and torch do at the end of a process that did not close its loader."""
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
-    with closing(Loader(Photos(found, Framing((8, 8)), 3), 1)) as loader:
-        batches = loader.batches(cut(np.arange(12), 1))
-        next(batches)
-        (worker,) = (child for child in psutil.Process().children(recursive=True) if child.pid not in before)
-        worker.terminate()
-        with pytest.raises((RuntimeError, ConnectionError)):  # whichever is noticed first
-            list(batches)
-
-
 def test_workers_end_with_a_process_that_is_killed(found: Catalog) -> None:
     process = script(ENDLESS, found.source, "plain")
     assert process.stdout is not None
