@@ -54,7 +54,7 @@ class Regions:
         """
         changed: dict[int, Change] = {start.index: change}
         wanted = {goal.index for goal in self.goals}
-        reached = {start.index: self._filled(start, change).clone()} if start.index in wanted else {}
+        reached = {start.index: self._apart(start, change)} if start.index in wanted else {}
         last = {value.index: i for i, op in enumerate(self.taken.ops[: self.end]) for value in op.inputs}
         for i, op in enumerate(self.taken.ops[: self.end]):
             if not any(value.index in changed for value in op.inputs):
@@ -66,8 +66,8 @@ class Regions:
                 changed.update(self._whole(op, changed, count))
             for value in op.outputs:
                 if value.index in wanted and value.index in changed:
-                    found = self._filled(value, changed[value.index])
-                    reached[value.index] = found if i + 1 == self.end else found.clone()  # some write into it
+                    kept = self._filled if i + 1 == self.end else self._apart
+                    reached[value.index] = kept(value, changed[value.index])
             for value in op.inputs:
                 if last[value.index] == i:
                     changed.pop(value.index, None)
@@ -101,6 +101,11 @@ class Regions:
         if op.name in RESHAPES and list(args[1])[:1] == [1]:
             args = (args[0], [count, *args[1][1:]], *args[2:])  # the trace's batch size, written into the call
         return {value.index: tensor for value, tensor in zip(op.outputs, op.again(full, args), strict=True)}
+
+    def _apart(self, value: Value, change: Change) -> Tensor:
+        """A value for every variant, that no operation after it writes into."""
+        whole = self._filled(value, change)
+        return whole.clone() if whole is change else whole
 
     def _filled(self, value: Value, change: Change) -> Tensor:
         """A value for every variant: the clean one with the boxes put in."""
